@@ -1,0 +1,55 @@
+"""selftaught: a language model writes its own training data and keeps what it learned only when there is proof.
+
+``import selftaught`` offers the functions behind the commands, and imports nothing heavy before one is used.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Answers",
+    "RecipeInfo",
+    "RunRecord",
+    "__version__",
+    "ask",
+    "init",
+    "plan",
+    "recipes",
+    "resume",
+    "run",
+    "runs",
+    "show",
+    "write_report",
+]
+
+if TYPE_CHECKING:
+    from selftaught.api import (
+        Answers,
+        RecipeInfo,
+        ask,
+        init,
+        plan,
+        recipes,
+        resume,
+        run,
+        runs,
+        show,
+        write_report,
+    )
+    from selftaught.ledger import RunRecord
+else:
+
+    def __getattr__(name: str) -> Any:
+        if name not in __all__:
+            raise AttributeError(f"module 'selftaught' has no attribute {name!r}")
+        from selftaught import api
+
+        value = globals()[name] = getattr(api, name)
+        return value
+
+
+def __dir__() -> list[str]:
+    return list(__all__)

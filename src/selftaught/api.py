@@ -1,0 +1,321 @@
+"""What ``import selftaught`` offers, and what each command calls: one function per command, nothing printed.
+
+    import selftaught
+    record = selftaught.run("self_consistency", "train.lr=1e-4", seed=3)
+    print(record.outcome, record.kept)
+    print(selftaught.ask(record, "17+25+40+8").after)
+
+Runs lie in ``./runs``; ``runs=`` or the environment variable SELFTAUGHT_RUNS names another folder. Errors are those of
+errors.py; one that ends a run carries notes that say how to go on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.resources
+import json
+import os
+import shlex
+import shutil
+import tempfile
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from selftaught.config import Recipe, did_you_mean, parse_recipe, read_recipe, to_yaml
+from selftaught.engines.base import StopToken, never
+from selftaught.errors import (
+    DataError,
+    IntegrityError,
+    ModelError,
+    RecipeError,
+    RunError,
+    RunLocked,
+    SelftaughtError,
+    Stopped,
+)
+from selftaught.ledger import RunRecord, read_run
+from selftaught.store import find_run, list_runs, write_file
+from selftaught.view import Silent, View
+
+if TYPE_CHECKING:
+    from selftaught.look import Findings
+
+DEFAULT = "self_consistency"
+DATA_SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".parquet")
+
+
+@dataclass(frozen=True)
+class Answers:
+    """The parent's and the candidate's greedy completions of one question."""
+
+    before: str
+    after: str
+
+
+@dataclass(frozen=True)
+class RecipeInfo:
+    """A bundled recipe; ``about`` is its first comment line."""
+
+    name: str
+    path: Path
+    about: str
+
+
+@dataclass(frozen=True)
+class Started:
+    """What ``init`` found and wrote. ``problem`` says why there is no sample, when the model cannot be used."""
+
+    findings: Findings
+    out: Path
+    model: str
+    prompt: str = ""
+    completion: str = ""
+    answer: str | None = None
+    problem: str = ""
+
+
+# ---------------------------------------------------------------- runs
+
+
+def run(recipe: str | Path | Recipe = DEFAULT, *overrides: str, runs: str | Path | None = None,
+        view: View | None = None, stop: StopToken = never, **settings: Any) -> RunRecord:  # fmt: skip
+    """Run a recipe (a path, a bundled name or a Recipe) in a new folder and return its record.
+
+    ``overrides`` are the command's KEY=VALUE; ``settings`` say the same in Python: ``seed=3, train={"lr": 1e-4}``.
+    Raises Stopped when ``stop()`` became true; ``resume`` goes on from there.
+    """
+    chosen = resolve(recipe, [*overrides, *_dotted(settings)])
+    from selftaught import loop
+
+    folder = _new_folder(chosen.name, runs_root(runs))
+    try:
+        loop.prepare(chosen, folder)
+        return _finish(folder, view, stop)
+    except BaseException:
+        _forget(folder)
+        raise
+
+
+def resume(run: str | Path | RunRecord = "latest", *, runs: str | Path | None = None, view: View | None = None,
+           stop: StopToken = never) -> RunRecord:  # fmt: skip
+    """Go on with a run that was stopped or broke; a finished one is returned as it is. Repeats nothing that is done."""
+    return _finish(_folder(run, runs), view, stop)
+
+
+def plan(recipe: str | Path | Recipe = DEFAULT, overrides: Sequence[str] = (), **settings: Any) -> dict[str, Any]:
+    """What a run would do, without running it: recipe, sizes, and the gain each holdout can prove (or None)."""
+    chosen = resolve(recipe, [*overrides, *_dotted(settings)])
+    from selftaught import loop
+
+    found = loop.plan(chosen)
+    return {
+        "recipe": found.recipe.model_dump(mode="json"),
+        "sizes": dict(found.sizes),
+        "provable": dict(found.provable),
+        "notes": list(found.notes),
+    }
+
+
+def runs(
+    root: str | Path | None = None, *, damaged: Callable[[Path, SelftaughtError], None] | None = None
+) -> list[RunRecord]:
+    """Every run, oldest first. A damaged one raises its error, or goes to ``damaged`` if that is given."""
+    found = []
+    for folder in list_runs(runs_root(root)):
+        try:
+            found.append(read_run(folder))
+        except SelftaughtError as error:
+            if damaged is None:
+                raise
+            damaged(folder, error)
+    return found
+
+
+def show(run: str | Path | RunRecord = "latest", *, runs: str | Path | None = None) -> RunRecord:
+    """The record of one run, by name, path or "latest"."""
+    return read_run(_folder(run, runs))
+
+
+def ask(run: str | Path | RunRecord, question: str, *, runs: str | Path | None = None) -> Answers:
+    """One question to the parent and to the candidate of a run."""
+    from selftaught import loop
+
+    return Answers(*loop.ask(_folder(run, runs), question))
+
+
+def write_report(run: str | Path | RunRecord = "latest", *, runs: str | Path | None = None) -> Path:
+    """Write report.html into the run's folder. (Not called ``report``: that is the module behind it.)"""
+    from selftaught import report
+
+    return report.write_report(_folder(run, runs))
+
+
+def runs_root(root: str | Path | None = None) -> Path:
+    """Where runs lie: ``root``, else $SELFTAUGHT_RUNS, else ./runs."""
+    return Path(root or os.environ.get("SELFTAUGHT_RUNS") or "runs")
+
+
+def _folder(run: str | Path | RunRecord, root: str | Path | None) -> Path:
+    if isinstance(run, RunRecord):
+        return run.path
+    home = runs_root(root)
+    if str(run) == "latest" and not list_runs(home):
+        raise RunError(f"There is no run in {home} yet.", hint="Start one with: selftaught run")
+    return find_run(str(run), home)
+
+
+def _new_folder(name: str, root: Path) -> Path:
+    """``root/NAME-<n>`` with the smallest free n, made now, so that two runs starting together never share one."""
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        number = 1
+        while True:
+            with contextlib.suppress(FileExistsError):
+                (root / f"{name}-{number}").mkdir()
+                return root / f"{name}-{number}"
+            number += 1
+    except OSError as error:
+        raise RunError(f"Cannot make a run folder in {root}: {error.strerror}.",
+                       hint="Choose another place with --runs DIR or SELFTAUGHT_RUNS.") from error  # fmt: skip
+
+
+def _begun(folder: Path) -> bool:
+    """Whether anything in a run folder is worth keeping: a committed unit or a traceback."""
+    return any((folder / name).is_file() and (folder / name).stat().st_size for name in ("chain.jsonl", "error.txt"))
+
+
+def _forget(folder: Path) -> None:
+    """Remove a new run folder in which nothing was begun, so that a mistyped path does not leave a broken run."""
+    if not _begun(folder):
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _finish(folder: Path, view: View | None, stop: StopToken) -> RunRecord:
+    from selftaught import loop
+
+    with _notes(folder):
+        loop.run(folder, view=view or Silent(), stop=stop)
+        return read_run(folder)
+
+
+@contextlib.contextmanager
+def _notes(folder: Path) -> Iterator[None]:
+    """Whatever leaves a run says how to go on; an error of ours that nobody foresaw also leaves its traceback there."""
+    try:
+        yield
+    except BaseException as error:
+        if not isinstance(error, (SelftaughtError, Stopped, KeyboardInterrupt, GeneratorExit)):
+            error.add_note(f"The traceback is in {save_traceback(error, folder)}")
+        if _begun(folder) and not isinstance(error, (IntegrityError, RunLocked)):
+            name = folder.name if folder.parent.resolve() == runs_root().resolve() else str(folder)
+            error.add_note(f"What is finished is kept. Go on with: selftaught resume {shlex.quote(name)}")
+        raise
+
+
+def save_traceback(error: BaseException, folder: Path | None = None) -> Path | None:
+    """Write the traceback to FOLDER/error.txt, else to a temporary file; None when neither can be written."""
+    text = "".join(traceback.format_exception(error)).encode("utf-8", "backslashreplace")
+    if folder is not None:
+        with contextlib.suppress(OSError):
+            write_file(folder / "error.txt", text)
+            return folder / "error.txt"
+    try:
+        handle, name = tempfile.mkstemp(prefix="selftaught-error-", suffix=".txt")
+        with os.fdopen(handle, "wb") as file:
+            file.write(text)
+        return Path(name)
+    except OSError:
+        return None
+
+
+# ---------------------------------------------------------------- recipes
+
+
+def recipes() -> list[RecipeInfo]:
+    """The bundled recipes, those for the hub's models ("hub/NAME") last."""
+    root = Path(str(importlib.resources.files("selftaught"))) / "recipes"
+    found = [*sorted(root.glob("*.yaml")), *sorted(root.glob("hub/*.yaml"))]
+    return [RecipeInfo(str(p.relative_to(root).with_suffix("")), p, _about(p)) for p in found]
+
+
+def _about(path: Path) -> str:
+    with path.open(encoding="utf-8") as file:
+        first = file.readline()
+    return first.lstrip("# ").rstrip() if first.startswith("#") else ""
+
+
+def resolve(recipe: str | Path | Recipe, overrides: Sequence[str] = ()) -> Recipe:
+    """A recipe by path or bundled name (``.yaml`` optional), with its overrides; RecipeError suggests one."""
+    if isinstance(recipe, Recipe):
+        return parse_recipe(to_yaml(recipe), "recipe", overrides) if overrides else recipe
+    path = Path(recipe)
+    if path.is_file() and path.suffix in DATA_SUFFIXES:
+        raise RecipeError(f"{path} is a file of questions, not a recipe.",
+                          hint=f"Write a recipe for it: selftaught init {shlex.quote(str(path))}")  # fmt: skip
+    if path.is_dir() and (path / "recipe.yaml").is_file():
+        raise RecipeError(f"{path} is a run, not a recipe.", hint=f"Go on with it: selftaught resume {path}")
+    if path.is_file():
+        return read_recipe(path, overrides)
+    bundled = {info.name: info.path for info in recipes()}
+    name = str(recipe).removeprefix("recipes/").removesuffix(".yaml")
+    if name not in bundled:
+        raise RecipeError(f"There is no recipe {str(recipe)!r}{did_you_mean(name, list(bundled))}",
+                          hint=f"Bundled recipes: {', '.join(bundled)}. Or give a path.")  # fmt: skip
+    return read_recipe(bundled[name], overrides)
+
+
+def _dotted(settings: Mapping[str, Any], before: str = "") -> list[str]:
+    """``{"train": {"lr": 1e-4}}`` as ["train.lr=0.0001"]: Python settings as the command's overrides."""
+    found = []
+    for key, value in settings.items():
+        if isinstance(value, Mapping):
+            found += _dotted(value, f"{before}{key}.")
+        else:
+            text = json.dumps(str(value) if isinstance(value, Path) else value, ensure_ascii=False)
+            found.append(f"{before}{key}={text}")
+    return found
+
+
+# ---------------------------------------------------------------- init
+
+
+def init(file: str | Path, model: str | None = None, out: str | Path = "recipe.yaml", force: bool = False) -> Started:
+    """Look at a file of questions, write a recipe for it, and try the model on its first question."""
+    from selftaught.look import look, write_recipe
+
+    findings = look(Path(file), model)
+    written = write_recipe(findings, model, Path(out), force=force)
+    recipe = read_recipe(written)
+    try:
+        return Started(findings, written, recipe.model, *_try(recipe, findings))
+    except (ModelError, DataError) as error:
+        return Started(findings, written, recipe.model, problem=str(error))
+
+
+def _try(recipe: Recipe, findings: Findings) -> tuple[str, str, str | None]:
+    """(prompt as the model gets it, its greedy completion, the answer parsed from it) for the file's first question."""
+    from selftaught.engines.base import Request
+    from selftaught.load import make
+    from selftaught.types import Sampling
+
+    engine = make("engines", recipe.engine)
+    try:
+        checkpoint = engine.open(recipe.model)
+        tokens = engine.tokens(checkpoint)
+        prompt = tokens.render(findings.example.prompt, "cot")
+        sampling = Sampling(max_tokens=int(recipe.method.options.get("max_tokens", 256)))
+        request = Request(checkpoint, tokens.encode(prompt), sampling, (recipe.seed,))
+        [(_, [completion])] = list(engine.generate([request]))
+        text = tokens.decode(completion.ids)
+        answer, _ = make("tasks", recipe.tasks).load(recipe.seed).check(findings.example, text)
+        return prompt, text, answer
+    finally:
+        engine.close()
+
+
+def findings_json(started: Started) -> dict[str, Any]:
+    """``init`` as one JSON object."""
+    return json.loads(json.dumps(asdict(started), default=str)) | {"proof": started.findings.proof}  # type: ignore[no-any-return]

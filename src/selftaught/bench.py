@@ -1,0 +1,76 @@
+"""The bench: the only handle a method gets. It samples, remembers what it sampled, and never shows held-out data."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from selftaught.engines.base import Engine, StopToken
+from selftaught.errors import IntegrityError
+from selftaught.methods.base import Group
+from selftaught.rollout import TRUNCATED, rollout
+from selftaught.store import Store, chunks, read_rows, write_rows
+from selftaught.tasks.base import Checker, TaskSet, without_answers
+from selftaught.types import Checkpoint, Rollout, Sampling, Task, digest, groups_of
+from selftaught.view import View
+
+CHUNK_SAMPLES = 6000  # samples in one unit: what a kill can cost, and what a progress bar moves by
+
+
+class RunBench:
+    """``Bench`` over a run's store: every call is cut into units, each committed before the next begins."""
+
+    def __init__(self, store: Store, engine: Engine, parent: Checkpoint, tasks: TaskSet, seed: int, place: str,
+                 view: View, stop: StopToken) -> None:  # fmt: skip
+        self.seed = seed
+        self.tasks = without_answers(tasks.train)
+        self.tokens = engine.tokens(parent)
+        self.counts: Counter[str] = Counter()
+        self.labels_read = False  # nothing here gives a gold answer away yet; a method that needs one will set this
+        self._store, self._engine, self._parent, self._source = store, engine, parent, tasks
+        self._heldout = {t.id for t in heldout(tasks)}
+        self._place, self._view, self._stop = place, view, stop
+        self._calls = 0
+
+    def checker(self, task: Task) -> Checker:
+        return self._source.checkers[task.checker]
+
+    def note(self, key: str, count: int) -> None:
+        self.counts[key] += count
+
+    def generate(self, tasks: Sequence[Task], sampling: Sampling, *, first: int = 0) -> list[Group]:
+        """Samples of every task from the frozen parent, in task order. Raises IntegrityError for a held-out prompt."""
+        shown = [t for t in tasks if t.id in self._heldout]
+        if shown:
+            raise IntegrityError(f"A method asked for samples of a held-out question: {shown[0].question[:80]!r}.",
+                                 hint="Held-out questions belong to the gate. This is a fault in the method.")  # fmt: skip
+        call = f"{self._place}/rollouts/{self._calls:02d}"
+        self._calls += 1
+        rows: list[Rollout] = []
+        size = max(1, CHUNK_SAMPLES // sampling.n)
+        total = len(tasks) * sampling.n
+        for number, some in enumerate(chunks(tasks, size)):
+            rows += self._chunk(some, sampling, first, f"{call}-{number:03d}", len(rows), total)
+        return [(t, r) for t, r in groups_of(tasks, rows)]
+
+    def _chunk(self, tasks: Sequence[Task], sampling: Sampling, first: int, place: str, before: int,
+               total: int) -> list[Rollout]:  # fmt: skip
+        key = digest(self._parent.digest, self.seed, [t.id for t in tasks], repr(sampling), first)
+
+        def make(out: Path) -> Mapping[str, Any]:
+            rows = rollout(self._engine, self._parent, self.tokens, tasks, sampling, self._source.checkers,
+                           run_seed=self.seed, first=first, stop=self._stop,
+                           progress=lambda done, _, unit: self._view.progress(before + done, total, unit))  # fmt: skip
+            write_rows(out / "rows.parquet", Rollout, rows)
+            return {"samples": len(rows), "tokens": sum(len(r.completion_ids) for r in rows),
+                    "truncated": sum(r.error == TRUNCATED for r in rows)}  # fmt: skip
+
+        unit = self._store.unit("rollouts", key, place, make)
+        return read_rows(unit.folder / "rows.parquet", Rollout)
+
+
+def heldout(tasks: TaskSet) -> tuple[Task, ...]:
+    """Every question the gate uses: dev, vault and guards."""
+    return (*tasks.dev, *tasks.vault, *(t for suite in tasks.guards.values() for t in suite))

@@ -1,0 +1,338 @@
+"""The command ``selftaught``. Each command calls one function of api.py; this file reads words and prints results.
+
+Exit codes: 0 accepted or better (or done), 1 broken, 2 usage, recipe, data or model, 3 paused, 4 stopped, 5 rejected,
+6 locked by another process, 7 the record does not hold together, 8 unproven, 9 nothing to train on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import io
+import json as json_
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, ParamSpec
+
+import typer
+
+from selftaught import __version__
+from selftaught.errors import SelftaughtError, Stopped
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from selftaught.api import Started
+    from selftaught.ledger import RunRecord
+
+P = ParamSpec("P")
+DEFAULT = "self_consistency"
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None,
+                  context_settings={"help_option_names": ["-h", "--help"]})  # fmt: skip
+
+Words = Annotated[list[str] | None, typer.Argument(metavar="RECIPE | KEY=VALUE", show_default=False)]
+Run = Annotated[str, typer.Argument(metavar="[RUN]", help="A run's name or folder.")]
+Named = Annotated[str, typer.Argument(metavar="RUN", help='A run\'s name or folder, or "latest".')]
+Runs = Annotated[Path | None, typer.Option("--runs", metavar="DIR", envvar="SELFTAUGHT_RUNS", show_envvar=False,
+                                           help="Where runs lie. [./runs, or $SELFTAUGHT_RUNS]")]  # fmt: skip
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON value on stdout; everything else goes to stderr.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print the outcome only.")]
+Dry = Annotated[bool, typer.Option("--dry-run", help="Say what would be done and what could be proved; run nothing.")]
+
+
+def main() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal that knows ASCII only shows "?", not an error
+    app()
+
+
+# ---------------------------------------------------------------- errors become words and exit codes
+
+
+def command(body: Callable[P, int]) -> Callable[P, None]:
+    """Register ``body`` as a command; it returns an exit code, and no traceback ever reaches the screen."""
+
+    @functools.wraps(body)
+    def inner(*args: P.args, **kwargs: P.kwargs) -> None:
+        raise typer.Exit(guarded(functools.partial(body, *args, **kwargs)))
+
+    return app.command()(inner)
+
+
+def guarded(body: Callable[[], int]) -> int:
+    """The exit code of ``body``; what it raises is explained on stderr."""
+    try:
+        code = body()
+        sys.stdout.flush()
+        return code
+    except SelftaughtError as error:
+        complain(f"error: {error}", error)
+        return error.exit_code
+    except (Stopped, KeyboardInterrupt) as error:
+        complain("stopped.", error)
+        return Stopped.exit_code
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # else the interpreter complains again while it ends
+        return 1
+    except Exception as error:
+        return unforeseen(error)
+
+
+def unforeseen(error: Exception) -> int:
+    from selftaught.api import save_traceback
+
+    if not getattr(error, "__notes__", None):
+        error.add_note(f"The traceback is in {save_traceback(error)}")
+    first = (str(error).strip().splitlines() or [""])[0]
+    complain(f"error: {type(error).__name__}: {first}", error)
+    return 1
+
+
+def complain(text: str, error: BaseException) -> None:
+    with contextlib.suppress(OSError):
+        print("\n".join([text, *(f"  {note}" for note in getattr(error, "__notes__", []))]), file=sys.stderr)
+
+
+# ---------------------------------------------------------------- printing
+
+
+def console() -> Console:
+    from rich.console import Console
+
+    return Console()
+
+
+def dump(value: Any) -> int:
+    print(json_.dumps(value, indent=2, ensure_ascii=False, sort_keys=False))
+    return 0
+
+
+def finish(record: RunRecord, quiet: bool, json: bool) -> int:
+    """Print a finished run; the exit code is its outcome's."""
+    from selftaught import ledger, summary
+
+    home = default_root()
+    if json:
+        dump(summary.as_json(record, home))
+    elif quiet:
+        print(summary.headline(record))
+    else:
+        summary.draw_run(record, home, console())
+    return ledger.EXIT_CODES.get(record.outcome, 0)
+
+
+def default_root() -> Path:
+    """Where the next command looks for runs when it is typed without --runs."""
+    from selftaught.api import runs_root
+
+    return runs_root()
+
+
+# ---------------------------------------------------------------- commands
+
+
+@command
+def run(words: Words = None, dry_run: Dry = False, json: Json = False, quiet: Quiet = False, runs: Runs = None) -> int:
+    """Run a recipe and see whether the model got better.
+
+    RECIPE is a path or a bundled name (default: self_consistency); KEY=VALUE changes a line of it:
+
+    \b
+      selftaught run
+      selftaught run seed=1 name=mine train.lr=1e-4
+      selftaught run recipe.yaml model=Qwen/Qwen3-0.6B --dry-run
+
+    The exit code says what came of it: 0 the new model is better, 5 rejected, 8 unproven, 9 nothing to train on,
+    4 stopped (go on with: selftaught resume), 2 something to mend in what you typed.
+    """
+    from selftaught import api, live
+
+    recipe, overrides = split_words(words or [])
+    if dry_run:
+        return tell_plan(api.plan(recipe, overrides), json)
+    with live.showing(quiet, json) as (view, stop):
+        record = api.run(recipe, *overrides, runs=runs, view=view, stop=stop)
+    return finish(record, quiet, json)
+
+
+def split_words(words: list[str]) -> tuple[str, list[str]]:
+    """The recipe is the first word that is not KEY=VALUE, if there is one."""
+    recipe = next((w for w in words if "=" not in w), DEFAULT)
+    rest = list(words)
+    if recipe in rest:
+        rest.remove(recipe)
+    return recipe, rest
+
+
+def tell_plan(plan: dict[str, Any], json: bool) -> int:
+    if json:
+        return dump(plan)
+    import yaml
+
+    print(yaml.safe_dump(plan["recipe"], sort_keys=False, allow_unicode=True))
+    print("\n".join(f"{name}: {count:,} questions" for name, count in plan["sizes"].items()), end="\n\n")
+    for name, gain in plan["provable"].items():
+        print(f"{name}: {plan['sizes'].get(name, 0):,} labelled items → {provable(gain)}")
+    print("\n".join(["", *plan["notes"]]) if plan["notes"] else "", end="\n")
+    return 0
+
+
+def provable(gain: float | None) -> str:
+    return "no gain can be proved" if gain is None else f"smallest provable gain {100 * gain:.1f} points"
+
+
+@command
+def resume(run: Run = "latest", json: Json = False, quiet: Quiet = False, runs: Runs = None) -> int:
+    """Go on with a run that was stopped or broke.
+
+    Takes the latest run unless you name one. What is finished is not repeated.
+    """
+    from selftaught import api, live
+
+    with live.showing(quiet, json) as (view, stop):
+        record = api.resume(run, runs=runs, view=view, stop=stop)
+    return finish(record, quiet, json)
+
+
+@command
+def runs(json: Json = False, runs: Runs = None) -> int:
+    """List the runs, newest last."""
+    from selftaught import api, summary
+
+    def damaged(folder: Path, error: SelftaughtError) -> None:
+        print(f"{folder.name} cannot be read: {error}", file=sys.stderr)
+
+    found = api.runs(runs, damaged=damaged)
+    if json:
+        return dump([summary.brief(record) for record in found])
+    if not found:
+        print(f"No runs in {api.runs_root(runs)} yet. Start one with: selftaught run")
+        return 0
+    summary.draw([summary.runs_block(found)], console())
+    return 0
+
+
+@command
+def show(run: Run = "latest", json: Json = False, runs: Runs = None) -> int:
+    """Show one run: the outcome, the proof, where the model is.
+
+    Takes the latest run unless you name one.
+    """
+    from selftaught import api
+
+    finish(api.show(run, runs=runs), quiet=False, json=json)
+    return 0
+
+
+@command
+def ask(run: Named, question: Annotated[str, typer.Argument()], json: Json = False, runs: Runs = None) -> int:
+    """Ask the model before and after a run.
+
+    \b
+      selftaught ask latest "17+25+40+8"
+    """
+    from selftaught import api, summary
+
+    answers = api.ask(run, question, runs=runs)
+    if json:
+        return dump({"question": question, "before": answers.before, "after": answers.after})
+    summary.draw_answers(answers.before, answers.after, console())
+    return 0
+
+
+@command
+def init(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="JSON lines, CSV or parquet; answers are optional.")],
+    model: Annotated[str | None, typer.Option(help="A model folder, a hub id or bundled:NAME.")] = None,
+    out: Annotated[Path, typer.Option(help="The recipe to write.")] = Path("recipe.yaml"),
+    force: Annotated[bool, typer.Option("--force", help="Overwrite it.")] = False,
+    json: Json = False,
+) -> int:
+    """Look at your questions and write a recipe for them.
+
+    Says what is in FILE, how it would be split and what it could prove, and tries the model on its first question.
+    """
+    from selftaught import api
+
+    started = api.init(file, model, out, force)
+    return dump(api.findings_json(started)) if json else tell_started(started)
+
+
+def tell_started(started: Started) -> int:
+    import shlex
+
+    from selftaught import summary
+
+    found = started.findings
+    shapes = ", ".join(f"{count:,} × {shape}" for shape, count in found.shapes.items())
+    split = ", ".join(f"{count:,} {name}" for name, count in found.sizes.items())
+    lines = [(f"{found.rows:,} rows of {found.format}: {shapes}",), (f"Split: {split}",), (found.proof,),
+             *((note,) for note in found.notes)]  # fmt: skip
+    sample = [("prompt", started.prompt), ("completion", started.completion),
+              ("answer", started.answer if started.answer is not None else "none could be read from it")]  # fmt: skip
+    if started.problem:
+        sample = [("problem", started.problem)]
+    blocks = [
+        summary.Block(str(found.path), tuple(lines)),
+        summary.Block(f"One question, as {started.model} sees it", tuple((k, summary.printable(v)) for k, v in sample)),
+        summary.Block(f"Wrote {started.out}. Next", ((f"selftaught run {shlex.quote(str(started.out))} --dry-run",),
+                                                   (f"selftaught run {shlex.quote(str(started.out))}",))),
+    ]  # fmt: skip
+    summary.draw(blocks, console())
+    return 0
+
+
+@command
+def recipes(json: Json = False) -> int:
+    """List the bundled recipes."""
+    from selftaught import api
+
+    found = api.recipes()
+    if json:
+        return dump([{"name": r.name, "path": str(r.path), "about": r.about} for r in found])
+    width = max((len(r.name) for r in found), default=0)
+    print("\n".join(f"{r.name:<{width}}  {r.about}" for r in found))
+    return 0
+
+
+@command
+def report(
+    run: Run = "latest",
+    open: Annotated[bool, typer.Option("--open", help="Open it in the browser.")] = False,
+    runs: Runs = None,
+) -> int:
+    """Write a run's report and print its path.
+
+    The report is report.html in the run's folder: one file that needs no network.
+    """
+    from selftaught import api
+
+    path = api.write_report(run, runs=runs)
+    print(path)
+    if open:
+        typer.launch(path.resolve().as_uri())
+    return 0
+
+
+def version(wanted: bool) -> None:
+    if wanted:
+        print(f"selftaught {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def selftaught(
+    _: Annotated[bool, typer.Option("--version", callback=version, is_eager=True, help="Print the version.")] = False,
+) -> None:
+    """A language model writes its own training data and keeps what it learned only when there is proof.
+
+    Start with: selftaught run, or with your own questions: selftaught init FILE
+    """
+
+
+if __name__ == "__main__":
+    main()

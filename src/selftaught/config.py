@@ -1,0 +1,267 @@
+"""A recipe: YAML with dotted overrides, checked before anything runs. An unknown key is an error with "did you mean".
+
+The sections ``method``, ``tasks`` and ``engine`` name a member of a family (``name:``); the other keys of the section
+are that member's own options, checked by the member's ``Options`` when load.py makes it.
+"""
+
+from __future__ import annotations
+
+import copy
+import difflib
+import re
+from collections.abc import Hashable, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from selftaught.errors import RecipeError
+from selftaught.types import digest
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class Member(BaseModel):
+    """A section that names a family member; its other keys are checked by that member."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    name: str
+
+    @property
+    def options(self) -> dict[str, Any]:
+        return dict(self.model_extra or {})
+
+
+class PromptConfig(Section):
+    """How a question becomes a prompt. A tokenizer's own chat template wins; ``format`` is for models without one."""
+
+    use_chat_template: bool = True
+    format: str = "Q: {question}\nA:"
+    step_by_step: str = "Let's think step by step."  # Kojima et al. 2022, the trigger LMSI uses
+
+
+class CurateConfig(Section):
+    max_tokens: int = Field(default=1024, ge=1)  # longer examples are rejected, with the reason
+    max_repetition: float = Field(default=0.6, gt=0, le=1)  # share of text that repeats earlier 20-character spans
+    overlap_ngram: int = Field(default=13, ge=5)  # words; GPT-3 and lm-eval use 13
+
+
+class TrainConfig(Section):
+    """One update. ``auto`` values are settled from the model's size before the run and recorded (docs/RECIPES.md)."""
+
+    kind: Literal["auto", "lora", "full"] = "auto"
+    start: Literal["base", "parent"] = "parent"
+    lr: Annotated[float, Field(gt=0)] | Literal["auto"] = "auto"
+    epochs: float = Field(default=2.0, gt=0)
+    steps: int | None = Field(default=None, ge=1)  # instead of epochs: exactly so many optimizer steps
+    batch_tokens: int = Field(default=4096, ge=64)  # tokens in one optimizer step
+    warmup: float = Field(default=0.05, ge=0, le=1)  # share of steps
+    min_lr_share: float = Field(default=0.05, ge=0, le=1)  # where the cosine ends
+    clip: float = Field(default=1.0, gt=0)
+    weight_decay: float = Field(default=0.01, ge=0)
+    replay: float = Field(default=0.0, ge=0, le=1)  # share of the examples that are the parent's own unprompted text
+    replay_samples: int = Field(default=2000, ge=1)  # how many such texts are sampled
+    replay_max_tokens: int = Field(default=128, ge=1)
+    lora_rank: int = Field(default=16, ge=1)
+    lora_alpha: int = Field(default=32, ge=1)
+
+
+class GuardConfig(Section):
+    """Non-inferiority: the candidate may lose at most ``margin`` on this suite."""
+
+    suite: str
+    margin: float = Field(default=0.03, gt=0, lt=1)
+
+
+class GateConfig(Section):
+    alpha: float = Field(default=0.05, gt=0, lt=1)
+    looks: int = Field(default=3, ge=1)  # K looks at a vault, each at alpha / K
+    primary: str = "questions"  # suite; accuracy, greedy, exact McNemar one-sided
+    min_gain: float = Field(default=0.05, gt=0, lt=1)  # a smaller holdout than can show this gain ends "unproven"
+    guards: list[GuardConfig] | Literal["auto"] = "auto"  # auto: every suite the tasks bring besides the primary
+
+
+class BudgetConfig(Section):
+    minutes: float | None = Field(default=None, gt=0)
+
+
+class Recipe(Section):
+    name: str = Field(default="self_consistency", pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")
+    model: str = "bundled:sums"
+    seed: int = Field(default=0, ge=0, lt=2**31)
+    rounds: Literal[1] = 1
+    method: Member
+    tasks: Member
+    prompt: PromptConfig = PromptConfig()
+    curate: CurateConfig = CurateConfig()
+    train: TrainConfig = TrainConfig()
+    gate: GateConfig = GateConfig()
+    engine: Member = Member(name="torch_engine")
+    budget: BudgetConfig = BudgetConfig()
+
+    @property
+    def digest(self) -> str:
+        return digest(self.model_dump(mode="json"))
+
+
+# ---------------------------------------------------------------- YAML, strictly
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML without aliases and duplicate keys; 1e-5 is a number, only true and false are booleans, a date is text."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            event = self.peek_event()  # type: ignore[no-untyped-call]
+            raise RecipeError(f"YAML aliases (*name) are refused, line {event.start_mark.line + 1}.",
+                              hint="Write the value out.")  # fmt: skip
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        seen: set[Any] = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if not isinstance(key, Hashable):
+                raise RecipeError(f"A key must be a word, line {key_node.start_mark.line + 1}.",
+                                  hint="Put text with braces or brackets in quotes.")  # fmt: skip
+            if key in seen:
+                raise RecipeError(f"The key {key!r} stands twice, line {key_node.start_mark.line + 1}.",
+                                  hint="Keep one of the two.")  # fmt: skip
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+class _Dumper(yaml.SafeDumper):
+    """Writes what _Loader reads back as the same values."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+_BOOL, _DATE, _FLOAT = (f"tag:yaml.org,2002:{kind}" for kind in ("bool", "timestamp", "float"))
+_Loader.yaml_implicit_resolvers = {
+    letter: [(tag, pattern) for tag, pattern in pairs if tag not in (_BOOL, _DATE)]
+    for letter, pairs in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver(_BOOL, re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF"))
+_SCIENTIFIC = re.compile(r"^[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+$")
+for _kind in (_Loader, _Dumper):
+    _kind.add_implicit_resolver(_FLOAT, _SCIENTIFIC, list("-+.0123456789"))
+
+
+def read_yaml(text: str, where: str) -> Any:
+    try:
+        return yaml.load(text, Loader=_Loader)
+    except (yaml.YAMLError, ValueError, LookupError, AttributeError, RecursionError) as error:
+        raise RecipeError(f"{where} is not valid YAML: {error}", hint="Mend the line it names.") from error
+
+
+# ---------------------------------------------------------------- overrides and checking
+
+
+def apply_overrides(data: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """``key.sub=value`` onto a recipe's dictionary; values are YAML scalars or lists.
+
+    Naming another member (``tasks.name=...``) drops the old member's options, which the new one would not know;
+    ``tasks.path=FILE`` on a recipe whose tasks are generated means "my file instead", so it does the same.
+    """
+    parsed: list[tuple[list[str], Any]] = []
+    for item in overrides:
+        key, sign, value = item.removeprefix("--").partition("=")
+        if not sign or not key:
+            raise RecipeError(f"{item!r} is not an override.", hint="Write key=value, for example train.lr=1e-4.")
+        parsed.append((key.split("."), read_yaml(value, item) if value else None))
+    data = copy.deepcopy(data)
+    _drop_options(data, {".".join(path): value for path, value in parsed})
+    for path, value in parsed:
+        target = data
+        for part in path[:-1]:
+            if target.get(part) is None:
+                target[part] = {}
+            if not isinstance(target[part], dict):
+                raise RecipeError(f"{'.'.join(path)}: {part!r} is a value, not a section.",
+                                  hint="See the sections in: selftaught recipes")  # fmt: skip
+            target = target[part]
+        target[path[-1]] = value
+    return data
+
+
+def _drop_options(data: dict[str, Any], values: Mapping[str, Any]) -> None:
+    for section in ("method", "tasks", "engine"):
+        name = values.get(f"{section}.name")
+        if name is not None and name != _option(data, section, "name"):
+            data[section] = {}
+    tasks = data.get("tasks") or {}
+    generated = isinstance(tasks, dict) and not tasks.get("path") and tasks.get("name") != "jsonl"
+    if "tasks.path" in values and "tasks.name" not in values and generated:
+        data["tasks"] = {"name": "jsonl"}
+
+
+def _option(data: Mapping[str, Any], section: str, key: str) -> Any:
+    found = data.get(section)
+    return found.get(key) if isinstance(found, dict) else None
+
+
+def check(model: type[BaseModel], data: Mapping[str, Any], where: str) -> Any:
+    """``model.model_validate`` with errors a person can act on."""
+    try:
+        return model.model_validate(data)
+    except ValidationError as error:
+        lines = [_explain(model, item, where) for item in error.errors()]
+        raise RecipeError("\n".join(lines), hint="Mend the recipe or the override, then run again.") from error
+
+
+def _explain(model: type[BaseModel], item: Any, where: str) -> str:
+    path = [str(p) for p in item["loc"] if "[" not in str(p)]  # not pydantic's "list[GuardConfig]"
+    name = ".".join(path)
+    if item["type"] == "extra_forbidden":
+        return f"{where}: unknown key {name!r}{did_you_mean(path[-1], _fields_at(model, path[:-1]))}"
+    if item["type"] == "missing":
+        return f"{where}: {name!r} is missing."
+    return f"{where}: {name}: {item['msg']} (got {item['input']!r})"
+
+
+def _fields_at(model: type[BaseModel], path: Sequence[str]) -> list[str]:
+    for part in path:
+        if part in model.model_fields:
+            model = next(iter(_models_in(model.model_fields[part].annotation)), model)
+    return list(model.model_fields)
+
+
+def _models_in(annotation: Any) -> list[type[BaseModel]]:
+    """The models that an annotation such as ``list[GuardConfig] | Literal["auto"]`` speaks of."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [m for part in get_args(annotation) for m in _models_in(part)]
+
+
+def did_you_mean(word: str, known: Sequence[str]) -> str:
+    close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+    return f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(sorted(known))}."
+
+
+def parse_recipe(text: str, where: str, overrides: Sequence[str] = ()) -> Recipe:
+    data = read_yaml(text, where)
+    if not isinstance(data, dict):
+        raise RecipeError(f"{where} is not a recipe.", hint="A recipe is a YAML mapping; see: selftaught recipes")
+    recipe = check(Recipe, apply_overrides(data, overrides), where)
+    assert isinstance(recipe, Recipe)
+    return recipe
+
+
+def read_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
+    """A recipe file with overrides applied. Raises RecipeError."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise RecipeError(f"Cannot read the recipe {path}: {why}.", hint="See: selftaught recipes") from error
+    return parse_recipe(text, str(path), overrides)
+
+
+def to_yaml(recipe: Recipe) -> str:
+    return str(yaml.dump(recipe.model_dump(mode="json"), Dumper=_Dumper, sort_keys=False, allow_unicode=True))

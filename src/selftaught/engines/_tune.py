@@ -1,0 +1,132 @@
+"""One update of one model: LoRA (PEFT format) or full fine-tuning, in plain PyTorch. Padding is never in a loss."""
+
+from __future__ import annotations
+
+import math
+import shutil
+from collections.abc import Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from selftaught.engines._losses import LOSSES
+from selftaught.engines.base import Progress, StopToken, TuneJob, Tuned, never, quiet
+from selftaught.errors import NonFiniteError, Stopped
+from selftaught.types import Example
+
+MICRO_TOKENS = 2048  # padded tokens that are run at once
+MAX_REFUSED = 3  # non-finite steps that are skipped before the job gives up
+
+
+def learning_rate(step: int, steps: int, job: TuneJob) -> float:
+    """Linear warm-up, then a cosine down to ``min_lr_share`` of the peak."""
+    warm = min(1.0, (step + 1) / max(1, job.warmup_steps))
+    cosine = 0.5 * (1 + math.cos(math.pi * step / max(1, steps)))
+    return job.lr * warm * (job.min_lr_share + (1 - job.min_lr_share) * cosine)
+
+
+def collate(examples: Sequence[Example], device: Any) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """ids, attention mask and loss weights, each [B, T], padded on the right; prompts and padding weigh nothing."""
+    width = max(len(e.prompt_ids) + len(e.completion_ids) for e in examples)
+    ids = torch.zeros((len(examples), width), dtype=torch.long)
+    mask = torch.zeros_like(ids)
+    weights = torch.zeros((len(examples), width))
+    for row, e in enumerate(examples):
+        start, end = len(e.prompt_ids), len(e.prompt_ids) + len(e.completion_ids)
+        ids[row, :end] = torch.tensor(e.prompt_ids + e.completion_ids)
+        mask[row, :end] = 1
+        weights[row, start:end] = e.weight
+    return ids.to(device), mask.to(device), weights.to(device)
+
+
+def trainable(model: Any, job: TuneJob) -> Any:
+    """The model to train: itself in float32 for "full", wrapped by PEFT on all linear layers for "lora"."""
+    if job.kind == "full":
+        return model.float()
+    from peft import LoraConfig, get_peft_model
+
+    config = LoraConfig(r=job.lora_rank, lora_alpha=job.lora_alpha, target_modules="all-linear",
+                        task_type="CAUSAL_LM")  # fmt: skip
+    return get_peft_model(model, config)
+
+
+def tune(model: Any, job: TuneJob, out: Path, *, autocast: bool, stop: StopToken = never,
+         progress: Progress = quiet) -> Tuned:  # fmt: skip
+    """Train ``model`` in place by the job's plan and save it to ``out``. Nothing is written if it left the numbers."""
+    torch.manual_seed(job.seed % 2**63)
+    stored = next(model.parameters()).dtype
+    model = trainable(model, job).train()
+    learned = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(learned, lr=job.lr, betas=(0.9, 0.98), weight_decay=job.weight_decay,
+                                  fused=True)  # fmt: skip
+    losses: list[float] = []
+    norms: list[float] = []
+    tokens = refused = 0
+    for step, batch in enumerate(job.batches):
+        if stop():
+            raise Stopped
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(step, len(job.batches), job)
+        loss, count = _backward(model, [job.examples[i] for i in batch], autocast)
+        norm = float(torch.nn.utils.clip_grad_norm_(learned, job.clip))
+        if math.isfinite(loss) and math.isfinite(norm):
+            optimizer.step()
+        else:
+            refused = _refuse(step, loss, norm, refused)
+        optimizer.zero_grad(set_to_none=True)
+        losses.append(loss)
+        norms.append(norm)
+        tokens += count
+        progress(step + 1, len(job.batches), "steps")
+    _save(model, job, out, stored)
+    return Tuned(tuple(losses), tokens, tuple(norms))
+
+
+def _backward(model: Any, examples: Sequence[Example], autocast: bool) -> tuple[float, int]:
+    """Gradients of one step, accumulated over micro-batches of like lengths; (mean loss, tokens that carried it)."""
+    total = sum(len(e.completion_ids) for e in examples)
+    loss = 0.0
+    for part in micro_batches(examples):
+        ids, mask, weights = collate(part, model.device)
+        with torch.autocast(model.device.type, dtype=torch.bfloat16) if autocast else nullcontext():
+            logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits
+        mean = LOSSES[part[0].loss](logits, ids, weights) / max(1, total)
+        mean.backward()  # type: ignore[no-untyped-call]
+        loss += float(mean)
+    return loss, total
+
+
+def micro_batches(examples: Sequence[Example]) -> list[list[Example]]:
+    """Split a step by loss and length so that little is padding and a micro-batch stays within ``MICRO_TOKENS``."""
+    parts: list[list[Example]] = []
+    for e in sorted(examples, key=lambda e: (e.loss, len(e.prompt_ids) + len(e.completion_ids))):
+        length = len(e.prompt_ids) + len(e.completion_ids)
+        if not parts or e.loss != parts[-1][0].loss or length * (len(parts[-1]) + 1) > MICRO_TOKENS:
+            parts.append([])
+        parts[-1].append(e)
+    return parts
+
+
+def _refuse(step: int, loss: float, norm: float, refused: int) -> int:
+    if refused >= MAX_REFUSED:
+        raise NonFiniteError(
+            f"Training left the numbers: step {step} has loss {loss} and gradient norm {norm}, after "
+            f"{refused} refused steps. Nothing was saved; the parent is untouched.",
+            hint="Lower train.lr, or raise train.warmup.",
+        )
+    return refused + 1
+
+
+def _save(model: Any, job: TuneJob, out: Path, stored: torch.dtype) -> None:
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad and not bool(torch.isfinite(parameter).all()):
+            raise NonFiniteError(f"After training, {name} holds NaN or infinite values. Nothing was saved.",
+                                 hint="Lower train.lr, or raise train.warmup.")  # fmt: skip
+    if job.kind == "full":
+        model = model.to(stored)
+        for path in Path(job.parent.model).iterdir():
+            if path.is_file() and not path.name.startswith("model") and path.suffix in (".json", ".jinja", ".model"):
+                shutil.copyfile(path, out / path.name)
+    model.eval().save_pretrained(out, safe_serialization=True)

@@ -1,0 +1,137 @@
+"""What an engine is: three small protocols, all plural, and the tokens that go in and out.
+
+Requests and jobs each name their checkpoint and their seeds, so one call serves many checkpoints, and a result does not
+depend on its neighbours. Results are yielded as they finish; ``stop()`` is asked often and ends work with ``Stopped``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from selftaught.types import Checkpoint, Example, Message, Sampling
+
+StopToken = Callable[[], bool]
+Progress = Callable[[int, int, str], None]  # done, total, unit
+
+
+def never() -> bool:
+    return False
+
+
+def quiet(done: int, total: int, unit: str) -> None:
+    """A Progress that shows nothing."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """``len(seeds)`` samples of one prompt from one checkpoint; sample i draws its randomness from ``seeds[i]`` alone."""
+
+    checkpoint: Checkpoint
+    prompt_ids: tuple[int, ...]
+    sampling: Sampling
+    seeds: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Completion:
+    """``ids`` with the end token if one was drawn; ``logprobs`` under the distribution sampled from (after temperature)."""
+
+    ids: tuple[int, ...]
+    logprobs: tuple[float, ...]
+    finish: str  # "stop" (end token or stop string), "length" (token limit or context full)
+
+
+@dataclass(frozen=True)
+class TuneJob:
+    """One update of one checkpoint. ``batches`` is the whole plan: for each step, indices into ``examples``."""
+
+    parent: Checkpoint
+    examples: Sequence[Example]
+    batches: Sequence[Sequence[int]]
+    kind: str  # "lora" or "full"
+    lr: float
+    warmup_steps: int
+    min_lr_share: float
+    clip: float
+    weight_decay: float
+    lora_rank: int
+    lora_alpha: int
+    seed: int
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """What a job left behind: ``losses`` per step (mean over completion tokens) and the tokens that carried loss."""
+
+    losses: tuple[float, ...]
+    tokens: int
+    grad_norms: tuple[float, ...] = field(default=())
+
+
+class Tokens(Protocol):
+    """Text to ids and back, for one checkpoint. ``digest`` names the vocabulary the ids belong to."""
+
+    digest: str
+    context: int  # longest sequence, prompt and completion together
+    has_bos: bool
+
+    def render(self, messages: Sequence[Message], form: str) -> str:
+        """The prompt as text, ready for the completion to follow. ``form``: "plain"; "cot" asks for steps; "raw" is the
+        last message as it stands, with no template."""
+        ...
+
+    def encode(self, text: str) -> tuple[int, ...]:
+        """Prompt ids, with the begin-of-text token where the model has one; "" gives that token alone."""
+        ...
+
+    def encode_completion(self, text: str) -> tuple[int, ...]:
+        """Completion ids, with the end token."""
+        ...
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of completion ids without special tokens."""
+        ...
+
+
+class Generates(Protocol):
+    def generate(
+        self, requests: Sequence[Request], *, stop: StopToken = never, progress: Progress = quiet
+    ) -> Iterator[tuple[int, list[Completion]]]:
+        """Yield (index of the request, its completions in seed order) as requests finish. ``progress`` counts samples."""
+        ...
+
+
+class Scores(Protocol):
+    def score(
+        self, checkpoint: Checkpoint, sequences: Sequence[tuple[int, ...]], *, stop: StopToken = never
+    ) -> list[list[float]]:
+        """Natural-log probabilities of ids 1..n-1 of each sequence given what stands before them."""
+        ...
+
+
+class Tunes(Protocol):
+    def tune(self, job: TuneJob, out: Path, *, stop: StopToken = never, progress: Progress = quiet) -> Tuned:
+        """Train and write the new weights into the empty folder ``out``: a PEFT adapter or a full model folder.
+
+        Raises NonFiniteError before anything is written when a loss, gradient or weight is NaN or infinite.
+        """
+        ...
+
+
+class Engine(Generates, Scores, Tunes, Protocol):
+    """Everything the loop needs of a local model."""
+
+    def open(self, model: str) -> Checkpoint:
+        """The checkpoint behind a folder, a hub id or ``bundled:NAME``. Raises ModelError saying what is wrong."""
+        ...
+
+    def tokens(self, checkpoint: Checkpoint) -> Tokens: ...
+
+    def describe(self, checkpoint: Checkpoint) -> Mapping[str, str | int | float | bool]:
+        """What a resumed run must reuse and a reader may ask: parameters, architecture, dtype, threads, processes."""
+        ...
+
+    def close(self) -> None: ...

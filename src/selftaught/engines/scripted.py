@@ -1,0 +1,161 @@
+"""The shipped fake at the engine seam: no weights, no torch, but honest behaviour that unit tests can reason about.
+
+A scripted model is one number, its skill: the chance that it works a sum out rightly. Wrong answers scatter, so a
+majority of its samples is right far more often than one sample. Tuning raises the skill by ``learns`` times the share of
+right answers among the examples above the parent's skill, and lowers it when they are worse. ``model: scripted:0.6``
+starts one; a tuned one is a folder holding ``scripted.json``.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from pydantic import Field
+
+from selftaught.config import Section
+from selftaught.engines.base import Completion, Progress, Request, StopToken, TuneJob, Tuned, never, quiet
+from selftaught.errors import ModelError, NonFiniteError, Stopped
+from selftaught.types import Checkpoint, Message, digest, seed_for
+
+BOS, EOS = 256, 257
+VOCABULARY = digest("scripted bytes")[:16]
+
+
+class ByteTokens:
+    """UTF-8 bytes as ids, with begin and end tokens."""
+
+    digest = VOCABULARY
+    has_bos = True
+
+    def __init__(self, context: int) -> None:
+        self.context = context
+
+    def render(self, messages: Sequence[Message], form: str) -> str:
+        if form == "raw":
+            return messages[-1]["content"]
+        turns = [f"{'Q' if m['role'] == 'user' else 'A'}: {m['content']}" for m in messages]
+        return "\n".join([*turns, "A:"]) if turns else ""
+
+    def encode(self, text: str) -> tuple[int, ...]:
+        return (BOS, *text.encode("utf-8", "surrogatepass"))
+
+    def encode_completion(self, text: str) -> tuple[int, ...]:
+        return (*text.encode("utf-8", "surrogatepass"), EOS)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return bytes(i for i in ids if i < 256).decode("utf-8", "replace")
+
+
+class Scripted:
+    class Options(Section):
+        learns: float = Field(default=0.5, ge=-1, le=1)
+        context: int = Field(default=4096, ge=8)
+        truncates: float = Field(default=0.0, ge=0, le=1)  # share of samples that never end
+        answers: bool = True  # False: writes no answer at all
+        diverges: bool = False  # tuning raises NonFiniteError
+
+    def __init__(self, options: Scripted.Options) -> None:
+        self.options = options
+
+    def open(self, model: str) -> Checkpoint:
+        name, _, skill = model.partition(":")
+        if name == "scripted" and skill:
+            return Checkpoint(digest("scripted", float(skill)), model)
+        path = Path(model) / "scripted.json"
+        if not path.is_file():
+            raise ModelError(f"{model!r} is not a scripted model.", hint="Write model=scripted:0.6")
+        return Checkpoint(digest("scripted", json.loads(path.read_text())["skill"]), model)
+
+    def tokens(self, checkpoint: Checkpoint) -> ByteTokens:
+        return ByteTokens(self.options.context)
+
+    def describe(self, checkpoint: Checkpoint) -> Mapping[str, str | int | float | bool]:
+        return {"architecture": "scripted", "parameters": 1, "device": "none", "dtype": "none", "threads": 1,
+                "processes": 1}  # fmt: skip
+
+    def generate(
+        self, requests: Sequence[Request], *, stop: StopToken = never, progress: Progress = quiet
+    ) -> Iterator[tuple[int, list[Completion]]]:
+        total = sum(len(r.seeds) for r in requests)
+        done = 0
+        for index, request in enumerate(requests):
+            if stop():
+                raise Stopped
+            yield index, [self._complete(request, seed) for seed in request.seeds]
+            done += len(request.seeds)
+            progress(done, total, "samples")
+
+    def _complete(self, request: Request, seed: int) -> Completion:
+        prompt = ByteTokens(0).decode(request.prompt_ids)
+        greedy = request.sampling.temperature == 0
+        rng = random.Random(seed_for(0, "greedy", prompt) if greedy else seed)
+        text = _write(prompt, skill_of(request.checkpoint), rng) if self.options.answers else "hm"
+        ids = ByteTokens(0).encode_completion(text)
+        endless = rng.random() < self.options.truncates
+        limit = min(request.sampling.max_tokens, self.options.context - len(request.prompt_ids))
+        cut = ids[:-1][:limit] if endless else ids[:limit]
+        finish = "stop" if cut and cut[-1] == EOS else "length"
+        return Completion(cut, (-0.1,) * len(cut), finish)
+
+    def score(
+        self, checkpoint: Checkpoint, sequences: Sequence[tuple[int, ...]], *, stop: StopToken = never
+    ) -> list[list[float]]:
+        return [[-0.1] * max(0, len(s) - 1) for s in sequences]
+
+    def tune(self, job: TuneJob, out: Path, *, stop: StopToken = never, progress: Progress = quiet) -> Tuned:
+        for step in range(len(job.batches)):
+            if stop():
+                raise Stopped
+            progress(step + 1, len(job.batches), "steps")
+        if self.options.diverges:
+            raise NonFiniteError("Training left the numbers (scripted).", hint="Lower train.lr.")
+        skill = skill_of(job.parent)
+        right = _share_right([ByteTokens(0).decode((*e.prompt_ids, *e.completion_ids)) for e in job.examples])
+        learned = skill if right is None else min(1.0, max(0.0, skill + self.options.learns * (right - skill)))
+        (out / "scripted.json").write_text(json.dumps({"skill": learned}))
+        tokens = sum(len(job.examples[i].completion_ids) for batch in job.batches for i in batch)
+        return Tuned(tuple(1.0 / (k + 1) for k in range(len(job.batches))), tokens, (1.0,) * len(job.batches))
+
+    def close(self) -> None: ...
+
+
+def skill_of(checkpoint: Checkpoint) -> float:
+    folder = Path(checkpoint.model)
+    if (folder / "scripted.json").is_file():
+        return float(json.loads((folder / "scripted.json").read_text())["skill"])
+    return float(checkpoint.model.partition(":")[2])
+
+
+def _write(prompt: str, skill: float, rng: random.Random) -> str:
+    """An answer to the last question, or (unprompted) a question with its answer."""
+    luck = rng.random()
+    if not prompt:
+        numbers = [rng.randint(1, 99) for _ in range(3)]
+        asked = "+".join(map(str, numbers))
+        return f"Q: {asked}\nA: {_solve(asked, luck < skill, rng)}"
+    asked = re.findall(r"Q: (.*)", prompt)[-1]
+    if asked.startswith("sort "):
+        return " " + " ".join(sorted(asked.split()[1:]))
+    return " " + _solve(asked, luck < skill, rng)
+
+
+def _solve(asked: str, right: bool, rng: random.Random) -> str:
+    numbers = [int(n) for n in re.findall(r"\d+", asked)]
+    total = sum(numbers) if right else sum(numbers) + rng.choice([-20, -10, -2, -1, 1, 2, 3, 10, 20, 100])
+    return f"{'+'.join(map(str, numbers))}={total}\n#### {total}"
+
+
+def _share_right(texts: Sequence[str]) -> float | None:
+    """Share of right sums among question-and-answer texts; None when there is none."""
+    verdicts = []
+    for text in texts:
+        question, _, answer = text.partition("\nA:")
+        numbers = re.findall(r"\d+", question)
+        final = re.search(r"#### (-?\d+)", answer)
+        if numbers and final and not question.startswith("Q: sort"):
+            verdicts.append(int(final[1]) == sum(map(int, numbers)))
+    return sum(verdicts) / len(verdicts) if verdicts else None

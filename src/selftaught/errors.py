@@ -1,0 +1,71 @@
+"""Every error selftaught raises on purpose. Each message says what happened and what to do next.
+
+    SelftaughtError                 exit code 1   (also what a crash in our own code counts as: "broken")
+    ├── RecipeError                 exit code 2   a recipe or an override cannot be used
+    ├── DataError                   exit code 2   a file of questions cannot be used as it is
+    ├── ModelError                  exit code 2   a model folder or id cannot be used
+    ├── RunError                    exit code 2   a run folder cannot be found or used
+    │   └── RunLocked               exit code 6   another process works in the run folder
+    ├── IntegrityError              exit code 7   something on disk is not what the record says
+    └── NonFiniteError              exit code 1   training left the numbers; the round is rejected, nothing is published
+
+Control flow, not faults:
+    Stopped                         exit code 4   Ctrl-C or a stop token; everything finished so far is kept
+"""
+
+from __future__ import annotations
+
+
+class SelftaughtError(Exception):
+    """Root of the tree. ``hint`` is the sentence that says what to type next."""
+
+    exit_code = 1
+
+    def __init__(self, message: str, *, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.message}\n  {self.hint}" if self.hint else self.message
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (_rebuild, (type(self), self.message, self.hint))
+
+
+def _rebuild(cls: type[SelftaughtError], message: str, hint: str) -> SelftaughtError:
+    return cls(message, hint=hint)
+
+
+class RecipeError(SelftaughtError):
+    exit_code = 2
+
+
+class DataError(SelftaughtError):
+    exit_code = 2
+
+
+class ModelError(SelftaughtError):
+    exit_code = 2
+
+
+class RunError(SelftaughtError):
+    exit_code = 2
+
+
+class RunLocked(RunError):
+    exit_code = 6
+
+
+class IntegrityError(SelftaughtError):
+    exit_code = 7
+
+
+class NonFiniteError(SelftaughtError):
+    """A loss, a gradient or a weight became NaN or infinite."""
+
+
+class Stopped(Exception):
+    """Raised at a unit boundary after Ctrl-C or a stop request. Finished units are on disk."""
+
+    exit_code = 4

@@ -1,0 +1,27 @@
+"""A checkpoint's answers on one suite, greedily, as a Report with an interval; every item's score is kept for pairing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from selftaught.gate import wilson
+from selftaught.tasks.base import TaskSet
+from selftaught.types import Checkpoint, Metric, Report, Rollout, Task
+
+
+def report(suite: str, split: str, checkpoint: Checkpoint, tasks: Sequence[Task], rollouts: Sequence[Rollout],
+           source: TaskSet) -> Report:  # fmt: skip
+    """One rollout per task, in task order. A truncated answer is wrong; ``finished`` says how many were not."""
+    scores = tuple(float(r.error is None and source.check(t, r.text)[1]) for t, r in zip(tasks, rollouts, strict=True))
+    finished = [float(r.error is None) for r in rollouts]
+    return Report(
+        kind="evaluation", name=suite, subject=checkpoint.digest, split=split,
+        metrics={"accuracy": proportion(scores), "finished": proportion(finished)},
+        scores=scores, items=tuple(t.id for t in tasks), groups=tuple(t.group for t in tasks),
+    )  # fmt: skip
+
+
+def proportion(values: Sequence[float]) -> Metric:
+    n = len(values)
+    low, high = wilson(sum(values), n)
+    return Metric(sum(values) / n if n else 0.0, n, low, high)

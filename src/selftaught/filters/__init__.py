@@ -1,0 +1,1 @@
+"""Filters: one reason to reject an example per file."""

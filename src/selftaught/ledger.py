@@ -1,0 +1,162 @@
+"""What happened in a run, read from its chain: rounds, decisions, the current checkpoint. Writing is one function.
+
+The current checkpoint is computed, not stored: it is the candidate of the last accepted round, or the base. So a
+rejection undoes nothing, and a crash cannot leave a pointer at odds with the record.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, fields
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from selftaught.config import Recipe, read_recipe
+from selftaught.errors import IntegrityError, SelftaughtError
+from selftaught.store import Store, append_line, check_files, list_runs, make_folder, mend, read_chain, read_lines
+from selftaught.types import Decision, Labels, Metric, Report, Round, Rule, as_json
+
+GOOD = ("accepted", "proved", "promoted")
+# 2 usage, 6 locked, 7 integrity: errors.py
+EXIT_CODES = {"accepted": 0, "proved": 0, "promoted": 0, "broken": 1, "paused": 3, "stopped": 4, "rejected": 5,
+              "unproven": 8, "nothing to train on": 9}  # fmt: skip
+
+
+def record(store: Store, done: Round) -> None:
+    """Commit a round. From here on it happened."""
+    store.append("round", f"round-{done.index:03d}", {"round": as_json(done)})
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """A run folder, read. Nothing here is written back."""
+
+    path: Path
+    recipe: Recipe
+    chain: Sequence[Mapping[str, Any]]
+    journal: Sequence[Mapping[str, Any]]
+
+    @property
+    def name(self) -> str:
+        return self.path.name
+
+    @cached_property
+    def rounds(self) -> list[Round]:
+        return [_round(e["round"]) for e in self.chain if e["kind"] == "round"]
+
+    @cached_property
+    def outcome(self) -> str:
+        """The last round's outcome; before one is recorded: "running", or how the last attempt ended."""
+        if is_locked(self.path):
+            return "running"
+        if self.rounds:
+            return self.rounds[-1].decision.outcome
+        ends = [e["event"] for e in self.journal if e["event"] in ("stopped", "broken", "paused")]
+        return str(ends[-1]) if ends else "stopped"
+
+    @property
+    def labels(self) -> Labels:
+        each = [r.labels for r in self.rounds] or [Labels()]
+        return Labels(*(any(getattr(x, f.name) for x in each) for f in fields(Labels)))
+
+    def units(self, kind: str) -> list[Mapping[str, Any]]:
+        """Committed chain entries of a kind, oldest first; ``place`` is the folder, ``facts`` what was recorded."""
+        return [e for e in self.chain if e["kind"] == kind]
+
+    def facts(self, kind: str) -> Mapping[str, Any]:
+        """Facts of the last unit of a kind, or {}."""
+        found = self.units(kind)
+        return found[-1]["facts"] if found else {}
+
+    def reports(self) -> dict[tuple[str, str], Report]:
+        """Evaluations of the last round by (role, suite): ("parent" | "candidate", "dev" | "vault" | guard name)."""
+        found = {}
+        for entry in self.units("evaluation"):
+            path = self.path / entry["place"] / "report.json"
+            found[entry["facts"]["role"], entry["facts"]["suite"]] = read_report(path)
+        return found
+
+    @property
+    def kept(self) -> Path | None:
+        """The folder that holds the candidate's weights, if training finished: "adapter" or "model" inside it."""
+        places = [e["place"] for e in self.units("candidate")]
+        return self.path / places[-1] / self.units("candidate")[-1]["facts"]["kind_folder"] if places else None
+
+    def check_candidate(self) -> None:
+        """Raises IntegrityError when the candidate's bytes are not what was recorded."""
+        for entry in self.units("candidate"):
+            check_files(self.path / entry["place"], entry["files"])
+
+
+def read_report(path: Path) -> Report:
+    data = json.loads(path.read_text(encoding="utf-8"))
+    data["metrics"] = {k: Metric(**v) for k, v in data["metrics"].items()}
+    for name in ("scores", "items", "groups"):
+        data[name] = tuple(data[name])
+    return Report(**data)
+
+
+def _round(data: Mapping[str, Any]) -> Round:
+    decision = data["decision"]
+    rules = tuple(Rule(**r) for r in decision["rules"])
+    return Round(**{**data, "decision": Decision(decision["outcome"], rules, decision["reason"]),
+                    "labels": Labels(**data["labels"])})  # fmt: skip
+
+
+def read_run(folder: Path) -> RunRecord:
+    """Raises IntegrityError when the chain does not hold together."""
+    recipe = read_recipe(folder / "recipe.yaml")
+    return RunRecord(folder, recipe, read_chain(folder), read_lines(folder / "journal.jsonl"))
+
+
+def read_runs(root: Path) -> list[RunRecord]:
+    """Every readable run under ``root``, oldest first; one damaged run hides no other."""
+    found = []
+    for folder in list_runs(root):
+        with suppress(SelftaughtError):
+            found.append(read_run(folder))
+    return found
+
+
+def is_locked(folder: Path) -> bool:
+    """Whether a process works in the run folder right now. Writes nothing, and readers do not see each other."""
+    try:
+        with (folder / "lock").open("rb") as handle:
+            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:  # no lock file, or one we may not read: nobody we can see
+        return False
+    return False
+
+
+# ---------------------------------------------------------------- looks at a vault
+
+
+def spend_look(registry: Path, vault: str, candidate: str, run: str) -> int:
+    """Which look at this vault this candidate is (1, 2, ...), shared by every run that uses the same questions.
+
+    ``registry`` lies beside the data. The same candidate's look is counted once, so a resumed or repeated run is not
+    charged twice. The look is on disk before its result is known.
+    """
+    make_folder(registry.parent)
+    with registry.with_name(registry.name + ".lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        mend(registry)
+        seen: list[str] = [e["candidate"] for e in _looks(registry) if e["vault"] == vault]
+        if candidate not in seen:
+            append_line(registry, {"vault": vault, "candidate": candidate, "look": len(seen) + 1, "run": run})
+            seen.append(candidate)
+        return seen.index(candidate) + 1
+
+
+def _looks(registry: Path) -> list[dict[str, Any]]:
+    entries = read_lines(registry)
+    for number, entry in enumerate(entries, start=1):
+        if not {"vault", "candidate"} <= entry.keys():
+            raise IntegrityError(f"{registry}, line {number}: not a look.", hint="Restore the file from a copy.")
+    return entries

@@ -1,0 +1,54 @@
+"""What a method is: two hooks, both called once per step, and the bench, the only handle it gets."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, Protocol
+
+from selftaught.engines.base import Tokens
+from selftaught.tasks.base import Checker
+from selftaught.types import Example, Rollout, Sampling, Task
+
+Group = tuple[Task, Sequence[Rollout]]
+
+
+class Bench(Protocol):
+    """What a method may touch. Every call is remembered in the store by content, so a resumed run repeats nothing.
+
+    A bench never sees the gate's data: a task whose prompt is held out is refused, checked by prompt hash.
+    """
+
+    seed: int
+    tasks: tuple[Task, ...]  # training tasks, without answers
+    tokens: Tokens
+
+    def generate(self, tasks: Sequence[Task], sampling: Sampling, *, first: int = 0) -> list[Group]:
+        """Samples ``first`` .. ``first + sampling.n - 1`` of each task from the frozen parent."""
+        ...
+
+    def checker(self, task: Task) -> Checker: ...
+
+    def note(self, key: str, count: int) -> None:
+        """Add to a named count in the round's record ("questions without a majority": 37)."""
+        ...
+
+
+class Method(Protocol):
+    """A member of ``methods/``. ``Options`` is its pydantic model; it is made with checked options."""
+
+    Options: Any
+    name: str
+
+    def sampling(self) -> Sampling:
+        """How the tasks from ``propose`` are sampled."""
+        ...
+
+    def ask(self, task: Task) -> Task:
+        """How a question is put when a checkpoint is judged, parent and candidate alike."""
+        ...
+
+    def propose(self, bench: Bench) -> Iterable[Task]: ...
+
+    def harvest(self, groups: Sequence[Group], bench: Bench) -> Iterable[Example]:
+        """All rollouts, grouped by task in the order proposed, to examples in a fixed order."""
+        ...

@@ -1,0 +1,237 @@
+"""Self-consistency self-training: LMSI, "Large Language Models Can Self-Improve" (Huang et al. 2022, arXiv 2210.11610).
+
+Sample m reasoning paths per unlabelled question from the frozen parent, take the majority answer, and learn from every
+path that reaches it (section 3.1). No label is read. A truncated path or one without an answer is not a vote. Wrong
+majorities carry fewer agreeing paths, so they weigh less by themselves; ``min_share`` cuts the rest.
+
+The controls of the same recipe: ``vote: all`` learns from every path with an answer, ``vote: random`` from the paths of
+an answer drawn at random for each question.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from pydantic import Field
+
+from selftaught.config import Section
+from selftaught.methods.base import Bench, Group
+from selftaught.types import Example, Message, Rollout, Sampling, Task, seed_for
+
+Format = Literal["direct", "zero_shot_cot", "few_shot_cot", "few_shot_answer", "answer_only"]
+STEPS = ("direct", "zero_shot_cot", "few_shot_cot")  # formats whose completion is the whole path
+
+
+class Exemplar(Section):
+    """A worked example for few-shot prompts."""
+
+    question: str
+    rationale: str
+    answer: str
+
+
+class QuestionWriting(Section):
+    """Self-generated questions (section 4.1.2 of the paper): kept only with a confident self-consistent answer."""
+
+    count: int = Field(default=0, ge=0)  # candidates to write; 0 switches it off
+    seeds: int = Field(default=10, ge=1)  # example questions shown, in random order
+    min_share: float = Field(default=0.7, gt=0, le=1)
+    max_tokens: int = Field(default=64, ge=1)
+
+
+class Options(Section):
+    samples: int = Field(default=32, ge=2)  # m in the paper; 15 come close to 32
+    temperature: float = Field(default=0.7, gt=0)
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    top_k: int = Field(default=0, ge=0)
+    max_tokens: int = Field(default=256, ge=1)
+    min_share: float = Field(default=0.0, ge=0, le=1)  # share of the m samples the majority must reach; the paper has none
+    sample_format: Literal["direct", "zero_shot_cot", "few_shot_cot"] = "few_shot_cot"
+    formats: list[Format] = ["few_shot_cot", "few_shot_answer", "zero_shot_cot", "answer_only"]
+    answer_text: str = "The answer is {answer}."  # the completion of the answer-only formats
+    exemplars: list[Exemplar] | Literal["self"] = "self"  # self: the model writes the rationales (section 4.1.3)
+    exemplar_count: int = Field(default=4, ge=1)
+    write_questions: QuestionWriting = QuestionWriting()
+    early_stop: int = Field(default=0, ge=0)  # sample in waves of this many and stop once the vote is decided; 0: off
+    vote: Literal["majority", "all", "random"] = "majority"
+
+
+@dataclass(frozen=True)
+class Vote:
+    """The outcome for one question: the winning answer, its share of all samples, and the paths that reach it."""
+
+    answer: str
+    share: float
+    paths: tuple[Rollout, ...]
+
+
+def count_votes(rollouts: Sequence[Rollout]) -> Counter[str]:
+    return Counter(r.answer for r in rollouts if r.answer is not None)
+
+
+def majority(rollouts: Sequence[Rollout]) -> Vote | None:
+    """The most frequent answer; of equals the one whose first path came first. None without any vote."""
+    votes = count_votes(rollouts)
+    if not votes:
+        return None
+    answer, count = votes.most_common(1)[0]
+    return Vote(answer, count / len(rollouts), tuple(r for r in rollouts if r.answer == answer))
+
+
+def decided(rollouts: Sequence[Rollout], remaining: int) -> bool:
+    """Whether no outcome of the remaining samples can change the majority."""
+    (_, first), (_, second) = [*count_votes(rollouts).most_common(2), ("", 0), ("", 0)][:2]
+    return first - second > remaining
+
+
+class SelfConsistency:
+    Options = Options
+    name = "self_consistency"
+
+    def __init__(self, options: Options) -> None:
+        self.options = options
+        self._exemplars: tuple[Exemplar, ...] | None = None
+        self._written: set[str] = set()
+
+    # ------------------------------------------------------------ asking
+
+    def sampling(self) -> Sampling:
+        o = self.options
+        n = min(o.early_stop, o.samples) if o.early_stop else o.samples
+        return Sampling(n, o.temperature, o.top_p, o.top_k, o.max_tokens)
+
+    def ask(self, task: Task) -> Task:
+        """How a question is put when the model is judged: as it is sampled, but never with self-written exemplars."""
+        if self.options.sample_format == "direct":
+            return task
+        if self.options.sample_format == "few_shot_cot" and self.options.exemplars != "self":
+            return self._format(task, "few_shot_cot", tuple(self.options.exemplars))
+        return replace(task, form="cot")
+
+    def propose(self, bench: Bench) -> Iterable[Task]:
+        exemplars = self._shots(bench)
+        own = self._write_questions(bench) if self.options.write_questions.count else []
+        self._written = {t.id for t in own}
+        return [self._format(t, self.options.sample_format, exemplars) for t in (*bench.tasks, *own)]
+
+    def _format(self, task: Task, form: Format, exemplars: Sequence[Exemplar]) -> Task:
+        if form == "direct":
+            return task
+        if form in ("zero_shot_cot", "answer_only"):
+            return replace(task, form="cot" if form == "zero_shot_cot" else "plain")
+        shots: list[Message] = []
+        for e in exemplars:
+            answer = self.options.answer_text.format(answer=e.answer)
+            text = e.rationale if form == "few_shot_cot" else answer
+            shots += [{"role": "user", "content": e.question}, {"role": "assistant", "content": text}]
+        return replace(task, prompt=(*shots, *task.prompt), form="plain")
+
+    def _shots(self, bench: Bench) -> tuple[Exemplar, ...]:
+        """Exemplars as given, or written by the model itself from a few training questions, step by step, greedily."""
+        if not any(f.startswith("few_shot") for f in (self.options.sample_format, *self.options.formats)):
+            return ()
+        if self._exemplars is None:
+            given = self.options.exemplars
+            self._exemplars = self._write_exemplars(bench) if given == "self" else tuple(given)
+        return self._exemplars
+
+    def _write_exemplars(self, bench: Bench) -> tuple[Exemplar, ...]:
+        chosen = _pick(bench, "exemplars", 4 * self.options.exemplar_count)
+        asked = [replace(t, form="cot") for t in chosen]
+        groups = bench.generate(asked, Sampling(1, 0.0, max_tokens=self.options.max_tokens))
+        good = [Exemplar(question=t.question, rationale=r.text.strip(), answer=r.answer)
+                for t, rollouts in groups for r in rollouts if r.answer is not None]  # fmt: skip
+        bench.note("exemplars written by the model", len(good[: self.options.exemplar_count]))
+        return tuple(good[: self.options.exemplar_count])
+
+    def _write_questions(self, bench: Bench) -> list[Task]:
+        """Show example questions in random order and let the model continue with one of its own."""
+        o = self.options.write_questions
+        prompts = []
+        for i in range(o.count):
+            seeds = [t.question for t in _pick(bench, f"questions {i}", o.seeds)]
+            prompts.append(Task(({"role": "user", "content": "\n".join(f"Q: {q}" for q in seeds) + "\nQ:"},),
+                                checker=bench.tasks[0].checker, form="raw"))  # fmt: skip
+        drawn = bench.generate(prompts, Sampling(1, 1.0, max_tokens=o.max_tokens, stop=("\n",)))
+        lines = [r.text.strip().splitlines()[0].strip() for _, rollouts in drawn for r in rollouts if r.text.strip()]
+        known = {t.question for t in bench.tasks}
+        fresh = [q for q in dict.fromkeys(lines) if q and q not in known]
+        bench.note("questions written by the model", len(fresh))
+        return [replace(bench.tasks[0], prompt=({"role": "user", "content": q},), group=None, source="written")
+                for q in fresh]  # fmt: skip
+
+    # ------------------------------------------------------------ learning
+
+    def harvest(self, groups: Sequence[Group], bench: Bench) -> Iterable[Example]:
+        if self.options.early_stop:
+            groups = self._more_waves(groups, bench)
+        exemplars = self._shots(bench)
+        examples: list[Example] = []
+        for task, rollouts in groups:
+            vote = self._vote(task, rollouts, bench)
+            bench.note("samples", len(rollouts))
+            bench.note("samples with an answer", sum(count_votes(rollouts).values()))
+            if vote is not None:
+                bench.note("questions voted", 1)
+                examples += self._learn(task, vote, exemplars, bench)
+        return examples
+
+    def _vote(self, task: Task, rollouts: Sequence[Rollout], bench: Bench) -> Vote | None:
+        if self.options.vote != "majority":
+            return self._control(task, rollouts, bench)
+        vote = majority(rollouts)
+        needed = self.options.write_questions.min_share if task.id in self._written else self.options.min_share
+        if vote is None or vote.share < needed:
+            bench.note("questions without a majority", 1)
+            return None
+        return vote
+
+    def _control(self, task: Task, rollouts: Sequence[Rollout], bench: Bench) -> Vote | None:
+        votes = count_votes(rollouts)
+        if not votes:
+            return None
+        if self.options.vote == "all":
+            return Vote("", 1.0, tuple(r for r in rollouts if r.answer is not None))
+        answer = random.Random(seed_for(bench.seed, "random vote", task.id)).choice(sorted(votes))
+        return Vote(answer, votes[answer] / len(rollouts), tuple(r for r in rollouts if r.answer == answer))
+
+    def _learn(self, task: Task, vote: Vote, exemplars: Sequence[Exemplar], bench: Bench) -> list[Example]:
+        """Every agreeing path in every format (Table 1 of the paper); answer-only formats take the answer as text."""
+        bare = replace(task, prompt=task.prompt[-1:])
+        learned = []
+        for form in self.options.formats:
+            prompt = bench.tokens.render(*_rendered(self._format(bare, form, exemplars)))
+            prompt_ids = bench.tokens.encode(prompt)
+            for path in vote.paths:
+                text = path.text if form in STEPS else " " + self.options.answer_text.format(answer=path.answer)
+                same = form == self.options.sample_format
+                ids = path.completion_ids if same or form in STEPS else bench.tokens.encode_completion(text)
+                learned.append(Example(prompt_ids, ids, text, task.id, source=self.name, parents=(path.id,)))
+        return learned
+
+    def _more_waves(self, groups: Sequence[Group], bench: Bench) -> list[Group]:
+        """Sample the undecided questions on, wave by wave, up to ``samples``; decided ones stop."""
+        have = {task.id: (task, list(rollouts)) for task, rollouts in groups}
+        first = self.sampling().n
+        while first < self.options.samples:
+            open_ = [t for t, r in have.values() if not decided(r, self.options.samples - len(r))]
+            wave = replace(self.sampling(), n=min(self.options.early_stop, self.options.samples - first))
+            for task, rollouts in bench.generate(open_, wave, first=first) if open_ else []:
+                have[task.id][1].extend(rollouts)
+            first += wave.n
+        saved = sum(self.options.samples - len(r) for _, r in have.values())
+        bench.note("samples saved by early stop", saved)
+        return list(have.values())
+
+
+def _rendered(task: Task) -> tuple[tuple[Message, ...], str]:
+    return task.prompt, task.form
+
+
+def _pick(bench: Bench, what: str, count: int) -> list[Task]:
+    rng = random.Random(seed_for(bench.seed, what))
+    return rng.sample(list(bench.tasks), min(count, len(bench.tasks)))

@@ -1,0 +1,395 @@
+"""A run folder in, one ``report.html`` out that needs nothing else: no script, no remote file, no clock of its own.
+
+Each function reads one part of the record into plain values; ``report.html.j2`` puts them into words and drawings. A
+part that a run does not have (no labels, nothing trained, unfinished) is None or empty, and the page says so. A file is
+quoted only if its bytes still have the SHA-256 in the chain. What a model wrote is data: it reaches the page escaped,
+with the characters that a reader would not see spelled out.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import shlex
+import unicodedata
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import partial
+from itertools import pairwise, zip_longest
+from pathlib import Path
+from typing import Any, TypeVar
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from selftaught.config import to_yaml
+from selftaught.gate import mcnemar, paired_interval, wins_losses
+from selftaught.ledger import RunRecord, read_report, read_run
+from selftaught.store import GENESIS, check_files, read_rows, write_file
+from selftaught.types import Example, Metric, Report, Task, Verdict
+
+T = TypeVar("T")
+Entry = Mapping[str, Any]
+Tasks = Mapping[str, Task]  # by id
+SHOWN = 8  # kept samples, rejected samples, pairs of answers
+ENDS = {"finished": "finished", "stopped": "stopped by request", "paused": "paused", "broken": "broke with an error"}
+COUNTS = ("questions", "sampled", "answered", "voted", "made", "kept", "rejected", "replay")  # in this order
+
+
+def write_report(folder: Path) -> Path:
+    """Write ``report.html`` into a run folder and return its path. The same record gives the same bytes.
+
+    Raises RecipeError for a folder that is no run, and IntegrityError when a file that would be quoted is not what the
+    chain says.
+    """
+    env = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined,
+                      finalize=spelled, trim_blocks=True, lstrip_blocks=True)  # fmt: skip
+    env.filters.update(written=written, date=date, quoted=shlex.quote)
+    page = env.get_template("report.html.j2").render(**contents(read_run(folder)))
+    write_file(folder / "report.html", page.encode())
+    return folder / "report.html"
+
+
+def contents(record: RunRecord) -> dict[str, Any]:
+    """Everything the template shows."""
+    reports, tasks, done = read_reports(record), read_tasks(record), record.rounds[-1:]
+    suites = compare(reports, done[0].decision.rules if done else ())
+    judged = {s.name: s for s in suites if s.gain is not None}
+    return {
+        "record": record, "round": done[0] if done else None, "ending": ending(record),
+        "suites": suites, "hero": judged.get("vault") or judged.get("dev"),
+        "share_axis": axis(0.0, 1.0), "gain_axis": gain_axis(suites),
+        "wrote": wrote(record, tasks.get("train", {})), "learning": learning(record),
+        "pairs": pairs(record, reports, tasks), "cost": cost(record),
+        "head": record.chain[-1]["hash"] if record.chain else GENESIS, "recipe_yaml": to_yaml(record.recipe),
+    }  # fmt: skip
+
+
+def ending(record: RunRecord) -> str:
+    """How a run without a decision stands: in which stage, and what the journal says about its end."""
+    last = {e["event"]: e for e in record.journal}
+    end = record.journal[-1] if record.journal else {"event": ""}
+    killed = "still working" if record.outcome == "running" else "ended without a word (killed, or a power cut)"
+    stage = f", in the stage “{last['stage']['stage']}”" if "stage" in last else ""
+    error = next((f": {end[key]}" for key in ("error", "reason", "message") if end.get(key)), "")
+    return ENDS.get(end["event"], killed) + stage + error
+
+
+# ---------------------------------------------------------------- reading the folder
+
+
+def part(record: RunRecord, entry: Entry, name: str) -> Path | None:
+    """A file of a committed unit, its bytes checked; None where the unit has none or the file was removed."""
+    folder: Path = record.path / str(entry["place"])
+    if name not in entry["files"] or not (folder / name).exists():
+        return None
+    check_files(folder, {name: entry["files"][name]})
+    return folder / name
+
+
+def last_part(record: RunRecord, kind: str, name: str, **facts: str) -> Path | None:
+    """``part`` of the newest unit of a kind whose facts match."""
+    found = [e for e in record.units(kind) if facts.items() <= e["facts"].items()]
+    return part(record, found[-1], name) if found else None
+
+
+def columns(path: Path | None, *names: str) -> Iterator[tuple[Any, ...]]:
+    """Some columns of a parquet file, row by row: token ids and log-probabilities are big and of no use here."""
+    import pyarrow.parquet as pq
+
+    if path is None:
+        return iter(())
+    table = pq.read_table(path, columns=list(names), page_checksum_verification=True)
+    return zip(*(table[name].to_pylist() for name in names), strict=True)
+
+
+def read_tasks(record: RunRecord) -> dict[str, Tasks]:
+    """The splits whose questions the page quotes."""
+    paths = {split: last_part(record, "tasks", f"{split}.parquet") for split in ("train", "dev", "vault")}
+    return {split: {t.id: t for t in read_rows(path, Task)} for split, path in paths.items() if path}
+
+
+def read_reports(record: RunRecord) -> dict[tuple[str, str], Report]:
+    """``RunRecord.reports()`` of the files that are still there, checked."""
+    units = {(e["facts"]["role"], e["facts"]["suite"]): e for e in record.units("evaluation")}
+    paths = {key: part(record, entry, "report.json") for key, entry in units.items()}
+    return {key: read_report(path) for key, path in paths.items() if path}
+
+
+def spread(items: Sequence[T], most: int = SHOWN) -> list[T]:
+    """At most ``most`` items, evenly spaced from the first: a choice nobody can tune."""
+    count = min(most, len(items))
+    return [items[i * len(items) // count] for i in range(count)]
+
+
+def in_turns(items: Iterable[T], kind: Callable[[T], str]) -> list[T]:
+    """At most ``SHOWN`` items, one of each kind in turn, so that a rare kind is seen."""
+    kinds: dict[str, list[T]] = {}
+    for item in items:
+        kinds.setdefault(kind(item), []).append(item)
+    turns = zip_longest(*(spread(k) for k in kinds.values()))
+    return [item for turn in turns for item in turn if item is not None][:SHOWN]
+
+
+# ---------------------------------------------------------------- before and after
+
+
+@dataclass(frozen=True)
+class Suite:
+    """One row of the comparison; ``gain`` and what follows are None unless both models answered the same items."""
+
+    name: str
+    guard: bool
+    before: Metric | None
+    after: Metric | None
+    p: str = ""  # as the gate wrote it down
+    margin: float | None = None  # of a guard, likewise
+    wins: int | None = None
+    losses: int | None = None
+    gain: float | None = None
+    low: float | None = None  # paired 95 % interval of the gain; None where scores are not 0 or 1
+    high: float | None = None
+    grouped: bool = False
+
+
+def compare(reports: Mapping[tuple[str, str], Report], rules: Sequence[Any]) -> list[Suite]:
+    """Dev, vault, then the guards in the order they were evaluated."""
+    names = sorted({suite: 0 for _, suite in reports}, key=lambda s: {"dev": 0, "vault": 1}.get(s, 2))
+    details = {r.name: r.detail for r in rules}
+    return [_suite(n, reports.get(("parent", n)), reports.get(("candidate", n)), details) for n in names]
+
+
+def _suite(name: str, before: Report | None, after: Report | None, details: Mapping[str, str]) -> Suite:
+    guard = name not in ("dev", "vault")
+    detail = details.get(f"guard: {name}" if guard else f"gain on {name}", "")
+    p, points = re.search(r"p = ([^,;\s]+)", detail), re.search(r"a loss of ([\d.]+) points", detail)
+    margin = float(points[1]) / 100 if points else None
+    row = partial(Suite, name, guard, _metric(before), _metric(after), margin=margin)
+    if not before or not after or not before.items or before.items != after.items:
+        return row(p[1] if p else "")
+    wins, losses = wins_losses(before.scores, after.scores)
+    binary = {*before.scores, *after.scores} <= {0.0, 1.0}
+    low, high = paired_interval(wins, losses, len(before.items)) if binary else (None, None)
+    fallback = f"{mcnemar(wins, losses):.2g}" if binary and not guard else ""
+    return row(p[1] if p else fallback, wins=wins, losses=losses, low=low, high=high,
+               gain=(sum(after.scores) - sum(before.scores)) / len(before.items),
+               grouped=any(g is not None for g in before.groups))  # fmt: skip
+
+
+def _metric(report: Report | None) -> Metric | None:
+    metrics = report.metrics if report else {}
+    return metrics.get("accuracy", next(iter(metrics.values()), None))
+
+
+@dataclass(frozen=True)
+class Axis:
+    low: float
+    high: float
+    ticks: tuple[float, ...]
+
+    def at(self, value: float, start: float, end: float) -> float:
+        """Where ``value`` lies between the coordinates ``start`` and ``end``."""
+        return round(start + (value - self.low) / (self.high - self.low) * (end - start), 1)
+
+
+def axis(low: float, high: float, count: int = 5) -> Axis:
+    """An axis that covers low..high, with about ``count`` round ticks (1, 2 or 5 times a power of ten)."""
+    if high - low < 1e-9:
+        low, high = low - abs(low) / 2 - 0.01, high + abs(high) / 2 + 0.01
+    rough = (high - low) / count
+    unit = 10.0 ** math.floor(math.log10(rough))
+    step = next(m * unit for m in (1, 2, 5, 10) if m * unit >= rough * (1 - 1e-9))
+    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
+    ticks = tuple(round(i * step, 12) for i in range(first, last + 1))
+    return Axis(ticks[0], ticks[-1], ticks)
+
+
+def gain_axis(suites: Sequence[Suite]) -> Axis | None:
+    values = [v for s in suites for v in (s.gain, s.low, s.high, s.margin and -s.margin) if v is not None]
+    return axis(min(0.0, *values), max(0.0, *values)) if any(s.gain is not None for s in suites) else None
+
+
+# ---------------------------------------------------------------- what the model wrote
+
+
+@dataclass(frozen=True)
+class Vote:
+    """How the samples of one question voted. ``right``: samples that equal its answer, where it came with one."""
+
+    winner: str | None
+    count: int
+    samples: int
+    answer: str | None
+    right: int
+
+
+def wrote(record: RunRecord, train: Tasks) -> dict[str, Any]:
+    counts = dict(record.rounds[-1].counts if record.rounds else record.facts("examples").get("counts", {}))
+    votes, refused = count_votes(record, train), rejected(record)
+    kept = columns(last_part(record, "examples", "kept.parquet"), "source", "task_id", "text")
+    chosen = spread([(task_id, text) for source, task_id, text in kept if source != "replay"])
+    turns = in_turns(refused, lambda pair: pair[1].by)
+    return {
+        "counts": {k: counts[k] for k in (*COUNTS, *counts) if k in counts}, "histogram": histogram(votes),
+        "kept": [(train.get(task_id), votes.get(task_id), text, None) for task_id, text in chosen],
+        "rejected": [(train.get(e.task_id), votes.get(e.task_id), e.text, v) for e, v in turns],
+        "reasons": _reasons([v for _, v in refused]),
+    }  # fmt: skip
+
+
+def count_votes(record: RunRecord, train: Tasks) -> dict[str, Vote]:
+    """Votes on the training questions. Answers are compared letter for letter; a sample without one has no vote."""
+    ballots: dict[str, Counter[str | None]] = {}
+    for entry in record.units("rollouts"):
+        for task_id, answer in columns(part(record, entry, "rows.parquet"), "task_id", "answer"):
+            if task_id in train and train[task_id].prompt:
+                ballots.setdefault(task_id, Counter())[answer] += 1
+    return {task_id: _vote(ballot, train[task_id].answer) for task_id, ballot in ballots.items()}
+
+
+def _vote(ballot: Counter[str | None], answer: str | None) -> Vote:
+    winner, count = next(((a, n) for a, n in ballot.most_common() if a is not None), (None, 0))
+    return Vote(winner, count, ballot.total(), answer, 0 if answer is None else ballot[answer])
+
+
+def histogram(votes: Mapping[str, Vote]) -> dict[str, Any] | None:
+    """Questions by the share of samples behind the majority; where training answers exist, by right and not."""
+    samples = max((v.samples for v in votes.values()), default=0)
+    if samples < 2:
+        return None
+    steps = samples if samples <= 16 else 10
+    right, rest = [0] * (steps + 1), [0] * (steps + 1)
+    for v in votes.values():
+        hit = v.winner is not None and v.winner == v.answer
+        (right if hit else rest)[math.ceil(v.count / v.samples * steps - 1e-9)] += 1
+    known = [v for v in votes.values() if v.answer is not None]
+    return {"bins": list(zip(right, rest, strict=True)), "samples": samples, "questions": len(votes),
+            "known": len(known), "axis": axis(0, max(map(sum, zip(right, rest, strict=True))), 4),
+            "majority": sum(right) / max(1, len(known)),
+            "single": sum(v.right / v.samples for v in known) / max(1, len(known))}  # fmt: skip
+
+
+def rejected(record: RunRecord) -> list[tuple[Example, Verdict]]:
+    examples, verdicts = (last_part(record, "examples", f"{name}.parquet") for name in ("rejected", "verdicts"))
+    if examples is None or verdicts is None:
+        return []
+    by_id = {e.id: e for e in read_rows(examples, Example)}
+    return [(by_id[v.subject], v) for v in read_rows(verdicts, Verdict) if not v.ok and v.subject in by_id]
+
+
+def _reasons(verdicts: Sequence[Verdict]) -> list[tuple[str, int, str]]:
+    """(filter, how many, its first reason), most frequent first."""
+    first = {v.by: v.reason for v in reversed(verdicts)}
+    ranked = sorted(Counter(v.by for v in verdicts).items(), key=lambda item: (-item[1], item[0]))
+    return [(by.removeprefix("filter:"), count, first[by]) for by, count in ranked]
+
+
+# ---------------------------------------------------------------- learning
+
+
+def learning(record: RunRecord) -> dict[str, Any] | None:
+    path = last_part(record, "candidate", "train.json")
+    if path is None:
+        return None
+    data = json.loads(path.read_text(encoding="utf-8"))
+    curves = {"loss": curve(data["losses"]), "norm": curve(data.get("grad_norms", ()))}
+    return {**record.facts("candidate"), **data, **curves}
+
+
+def curve(values: Sequence[float | None]) -> dict[str, Any] | None:
+    """At most 300 bucket means of a series, and their running mean over a twentieth of it."""
+    numbers = [v for v in values if v is not None and math.isfinite(v)]
+    if len(numbers) < 2:
+        return None
+    count = min(300, len(numbers))
+    edges = [i * len(numbers) // count for i in range(count + 1)]
+    points = [sum(numbers[a:b]) / (b - a) for a, b in pairwise(edges)]
+    windows = [points[max(0, i - count // 40) : i + count // 40 + 1] for i in range(count)]
+    return {"points": points, "smooth": [sum(w) / len(w) for w in windows], "steps": len(numbers),
+            "y": axis(min(points), max(points), 4), "first": numbers[0], "last": numbers[-1]}  # fmt: skip
+
+
+# ---------------------------------------------------------------- before | after, in full
+
+
+def pairs(
+    record: RunRecord, reports: Mapping[tuple[str, str], Report], tasks: Mapping[str, Tasks]
+) -> dict[str, Any] | None:
+    """Questions that changed sides, from the vault if both models answered it, else from dev: 5 gained, 3 lost."""
+    both = [s for s in ("vault", "dev") if ("parent", s) in reports and ("candidate", s) in reports]
+    if not both:
+        return None
+    suite, items = both[0], reports["parent", both[0]].items
+    said = [list(columns(last_part(record, "evaluation", "rows.parquet", role=role, suite=suite),
+                         "task_id", "text", "answer", "error")) for role in ("parent", "candidate")]  # fmt: skip
+    if any(tuple(row[0] for row in rows) != items for rows in said):
+        return None
+    change = [a - b for b, a in zip(*(reports[role, suite].scores for role in ("parent", "candidate")), strict=True)]
+    gained, lost = [i for i, c in enumerate(change) if c > 0], [i for i, c in enumerate(change) if c < 0]
+    chosen = [("gained", i) for i in spread(gained, SHOWN - 3)] + [("lost", i) for i in spread(lost, 3)]
+    rows = [(sign, tasks.get(suite, {}).get(items[i]), said[0][i], said[1][i]) for sign, i in chosen]
+    return {"suite": suite, "n": len(items), "gained": len(gained), "lost": len(lost), "rows": rows}
+
+
+# ---------------------------------------------------------------- cost
+
+
+def cost(record: RunRecord) -> dict[str, Any]:
+    stages, attempts = stage_seconds(record.journal)
+    facts = [e["facts"] for e in record.units("rollouts")]
+    path = record.path / "environment.json"
+    return {
+        "stages": stages, "attempts": attempts, "trained": record.facts("candidate").get("tokens", 0),
+        **{key: sum(f.get(key, 0) for f in facts) for key in ("samples", "tokens", "truncated")},
+        "machine": json.loads(path.read_text(encoding="utf-8")) if path.exists() else {},
+    }  # fmt: skip
+
+
+def stage_seconds(journal: Sequence[Entry]) -> tuple[dict[str, float], int]:
+    """Seconds per stage, all attempts added up, and the number of attempts.
+
+    A stage lasts until the next stage or the end of its attempt. An attempt that was killed wrote no end: its stage
+    counts up to the last line it did write, and the pause until "resumed" counts for nothing.
+    """
+    seconds: dict[str, float] = {}
+    stage, seen = "", 0.0
+    for entry in journal:
+        opens = entry["event"] in ("started", "resumed")
+        if stage and not opens:
+            seconds[stage] = seconds.get(stage, 0.0) + max(0.0, entry["time"] - seen)
+        seen = entry["time"]
+        stage = entry["stage"] if entry["event"] == "stage" else "" if opens or entry["event"] in ENDS else stage
+    return seconds, sum(e["event"] in ("started", "resumed") for e in journal)
+
+
+# ---------------------------------------------------------------- values as text
+
+FILLERS = (0x34F, 0x115F, 0x1160, 0x17B4, 0x17B5, 0x2800, 0x3164, 0xFFA0)
+VARIATION_SELECTORS = (*range(0x180B, 0x1810), *range(0xFE00, 0xFE10), *range(0xE0100, 0xE01F0))
+UNSEEN = frozenset(map(chr, FILLERS + VARIATION_SELECTORS))
+
+
+def unseen(c: str) -> bool:
+    """Whether a character leaves no ink of its own: bidi and zero-width controls, tags, lone surrogates, ..."""
+    return c in UNSEEN or not (c.isprintable() or c in "\n\t" or unicodedata.category(c) == "Zs")
+
+
+def spelled(value: Any) -> Any:
+    """Jinja's ``finalize``: in every string that reaches the page, unseen characters are spelled out: ⟨U+202E⟩."""
+    if isinstance(value, Markup) or not isinstance(value, str):
+        return value
+    return "".join(f"⟨U+{ord(c):04X}⟩" if unseen(c) else c for c in value)
+
+
+def written(text: str) -> Markup:
+    """Text of a model as HTML: escaped, unseen characters in a box of their own, which no text can draw."""
+    box = Markup('<i class="unseen">{}</i>')
+    return Markup("").join(box.format(spelled(c)) if unseen(c) else c for c in text)
+
+
+def date(seconds: float) -> str:
+    moment = datetime.fromtimestamp(seconds, UTC)
+    return f"{moment.day} {moment:%B %Y, %H:%M} UTC"

@@ -1,0 +1,54 @@
+"""Drive tasks through an engine: render, sample, parse. A failure becomes a value with ``error``, never a lost row."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from selftaught.engines.base import Completion, Generates, Progress, Request, StopToken, Tokens, never, quiet
+from selftaught.tasks.base import Checker
+from selftaught.types import Checkpoint, Rollout, Sampling, Task, seed_for
+
+TRUNCATED = "truncated"  # hit the token limit before the end token: not an answer, not a vote
+NO_ROOM = "prompt longer than the context"
+
+
+def rollout(
+    engine: Generates, checkpoint: Checkpoint, tokens: Tokens, tasks: Sequence[Task], sampling: Sampling,
+    checkers: dict[str, Checker], *, run_seed: int, first: int = 0, stop: StopToken = never, progress: Progress = quiet,
+) -> list[Rollout]:  # fmt: skip
+    """Samples ``first`` .. ``first + n - 1`` of every task, ordered by task, then sample.
+
+    Sample i of a task draws its randomness from (run seed, task id, checkpoint, i) alone.
+    """
+    prompts = {t.id: tokens.encode(tokens.render(t.prompt, t.form)) for t in tasks}
+    fits = [t for t in tasks if len(prompts[t.id]) < tokens.context]
+    requests = [Request(checkpoint, prompts[t.id], sampling, _seeds(run_seed, t, checkpoint, first, sampling.n))
+                for t in fits]  # fmt: skip
+    done: dict[str, list[Rollout]] = {}
+    for index, completions in engine.generate(requests, stop=stop, progress=progress):
+        task, request = fits[index], requests[index]
+        pairs = enumerate(zip(request.seeds, completions, strict=True), start=first)
+        done[task.id] = [_rollout(task, request, i, seed, c, tokens, checkers[task.checker]) for i, (seed, c) in pairs]
+    for task in tasks:
+        if task.id not in done:
+            done[task.id] = [_no_room(task, checkpoint, tokens, prompts[task.id], first + i) for i in range(sampling.n)]
+    return [r for task in tasks for r in done[task.id]]
+
+
+def _seeds(run_seed: int, task: Task, checkpoint: Checkpoint, first: int, n: int) -> tuple[int, ...]:
+    return tuple(seed_for(run_seed, "sample", task.id, checkpoint.digest, i) for i in range(first, first + n))
+
+
+def _rollout(task: Task, request: Request, index: int, seed: int, completion: Completion, tokens: Tokens,
+             checker: Checker) -> Rollout:  # fmt: skip
+    text = tokens.decode(completion.ids)
+    truncated = completion.finish == "length"
+    return Rollout(
+        task_id=task.id, index=index, author=request.checkpoint.digest, tokenizer=tokens.digest,
+        prompt_ids=request.prompt_ids, completion_ids=completion.ids, logprobs=completion.logprobs, text=text, seed=seed,
+        answer=None if truncated else checker.parse(text), error=TRUNCATED if truncated else None,
+    )  # fmt: skip
+
+
+def _no_room(task: Task, checkpoint: Checkpoint, tokens: Tokens, prompt: tuple[int, ...], index: int) -> Rollout:
+    return Rollout(task.id, index, checkpoint.digest, tokens.digest, prompt, (), (), "", 0, None, NO_ROOM)

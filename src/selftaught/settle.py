@@ -1,0 +1,26 @@
+"""Turn a recipe's ``auto`` values and its time budget into numbers, once, before the run; what is settled is recorded."""
+
+from __future__ import annotations
+
+from selftaught.config import Recipe
+from selftaught.engines.base import Engine
+
+# (parameters below, kind, learning rate). Full fine-tuning at 1e-3 is what moves a one-million-parameter model
+# (docs/LOG.md); above a few million the usual rates of the field apply, and above twenty LoRA.
+AUTO = ((4e6, "full", 1e-3), (2e7, "full", 2e-4), (float("inf"), "lora", 2e-4))
+
+
+def settle(recipe: Recipe, engine: Engine) -> tuple[Recipe, tuple[str, ...]]:
+    """(the recipe without ``auto``, what was decided, in words). Opens the model, so it raises ModelError."""
+    parent = engine.open(recipe.model)
+    parameters = int(engine.describe(parent)["parameters"])
+    _, kind, lr = next(row for row in AUTO if parameters < row[0])
+    train, notes = recipe.train, []
+    if train.kind == "auto":
+        train = train.model_copy(update={"kind": kind})
+        notes.append(f"train.kind: {kind} ({parameters:,} parameters)")
+    if train.lr == "auto":
+        lr = lr if train.kind == kind else 2e-4
+        train = train.model_copy(update={"lr": lr})
+        notes.append(f"train.lr: {lr:g}")
+    return recipe.model_copy(update={"train": train}), tuple(notes)

@@ -1,0 +1,336 @@
+"""What a person reads at the end of a run and from ``selftaught show``: one content, drawn rich or plain, or as JSON.
+
+A summary is a list of blocks. On a terminal a block becomes a rich table; elsewhere the same rows become aligned text.
+Texts of a model are data: control characters are made visible, and nothing in them is taken for markup.
+"""
+
+from __future__ import annotations
+
+import shlex
+import unicodedata
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from selftaught import store
+from selftaught.gate import paired_interval, wilson, wins_losses
+from selftaught.ledger import EXIT_CODES, GOOD, RunRecord
+from selftaught.types import Metric, Report, Rollout, Rule, Task
+
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
+
+UNSEEN = "\u061c\u200e\u200f\u2028\u2029\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
+COUNT_ORDER = ("questions", "sampled", "answered", "voted", "made", "kept", "rejected", "replay")
+LONGEST = 240  # characters of a model's text in a summary; `selftaught ask` shows all of it
+
+
+@dataclass(frozen=True)
+class Block:
+    """A titled table. ``stacked`` rows hold long texts: in plain text each cell gets lines of its own."""
+
+    title: str
+    rows: tuple[tuple[str, ...], ...]
+    header: tuple[str, ...] = ()
+    stacked: bool = False
+
+
+@dataclass(frozen=True)
+class Change:
+    """One suite before and after, on the same items; ``after`` and ``gain`` are None without a candidate."""
+
+    suite: str
+    n: int
+    before: Metric
+    after: Metric | None
+    gain: Metric | None
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A question that the parent got wrong and the candidate right."""
+
+    question: str
+    answer: str
+    before: str
+    after: str
+
+
+# ---------------------------------------------------------------- numbers
+
+
+def changes(record: RunRecord) -> list[Change]:
+    """Accuracy per suite with 95 % intervals: Wilson for each, Tango's paired interval for the gain."""
+    reports = record.reports()
+    suites = sorted({suite for _, suite in reports}, key=lambda s: (s not in ("dev", "vault"), s))
+    return [_change(s, reports["parent", s], reports.get(("candidate", s))) for s in suites
+            if ("parent", s) in reports and reports["parent", s].scores]  # fmt: skip
+
+
+def _change(suite: str, before: Report, after: Report | None) -> Change:
+    n = len(before.scores)
+    if after is None:
+        return Change(suite, n, _accuracy(before), None, None)
+    wins, losses = wins_losses(before.scores, after.scores)
+    gain = Metric((wins - losses) / n, n, *paired_interval(wins, losses, n))
+    return Change(suite, n, _accuracy(before), _accuracy(after), gain)
+
+
+def _accuracy(report: Report) -> Metric:
+    if "accuracy" in report.metrics:
+        return report.metrics["accuracy"]
+    n, right = len(report.scores), sum(report.scores)
+    return Metric(right / n, n, *wilson(right, n))
+
+
+def gains(record: RunRecord) -> dict[str, float]:
+    """Gain on dev and vault as the gate saw it, read from the record alone."""
+    rules = record.rounds[-1].decision.rules if record.rounds else ()
+    known = {rule.name.removeprefix("gain on "): rule for rule in rules if rule.name.startswith("gain on ")}
+    return {k: r.after - r.before for k, r in known.items() if r.after is not None and r.before is not None}
+
+
+def pairs(record: RunRecord, most: int = 3) -> list[Pair]:
+    """The first questions, vault before dev, that the parent got wrong and the candidate right."""
+    reports = record.reports()
+    for suite in ("vault", "dev"):
+        before, after = reports.get(("parent", suite)), reports.get(("candidate", suite))
+        if before is None or after is None:
+            continue
+        won = [i for i, (b, a) in enumerate(zip(before.scores, after.scores, strict=True)) if b < a]
+        if won:
+            return _read_pairs(record, suite, before.items, won[:most])
+    return []
+
+
+def _read_pairs(record: RunRecord, suite: str, items: Sequence[str], chosen: Sequence[int]) -> list[Pair]:
+    tasks = {t.id: t for t in store.read_rows(record.path / "tasks" / f"{suite}.parquet", Task)}
+    places = {(e["facts"]["role"], e["facts"]["suite"]): e["place"] for e in record.units("evaluation")}
+    before, after = (
+        store.read_rows(record.path / places[role, suite] / "rows.parquet", Rollout) for role in ("parent", "candidate")
+    )
+    return [Pair(tasks[items[i]].question, tasks[items[i]].answer or "", before[i].text, after[i].text) for i in chosen]
+
+
+# ---------------------------------------------------------------- words
+
+
+def printable(text: str) -> str:
+    """Text that cannot move the cursor, colour the screen or turn the reading order: such characters become visible."""
+    return "".join(_visible(c) if c in UNSEEN or unicodedata.category(c) in ("Cc", "Cs") else c for c in text)
+
+
+def _visible(c: str) -> str:
+    if c in "\n\t":
+        return c
+    return chr(0x2400 + ord(c)) if ord(c) < 32 else f"\\u{ord(c):04x}"
+
+
+def shortened(text: str, longest: int = LONGEST) -> str:
+    flat = " / ".join(line.strip() for line in printable(text).strip().splitlines() if line.strip())
+    return flat if len(flat) <= longest else flat[: longest - 1] + "…"
+
+
+def percent(value: float | None) -> str:
+    return "–" if value is None else f"{100 * value:.1f} %"
+
+
+def interval(metric: Metric | None) -> str:
+    return "–" if metric is None else f"{percent(metric.value)} [{100 * metric.low:.1f}, {100 * metric.high:.1f}]"
+
+
+def points(metric: Metric | None) -> str:
+    if metric is None:
+        return "–"
+    return f"{100 * metric.value:+.1f} points [{100 * metric.low:+.1f}, {100 * metric.high:+.1f}]"
+
+
+def reference(record: RunRecord, root: Path) -> str:
+    """What to type to name this run: its name if it lies under ``root``, else its path."""
+    near = record.path.resolve().parent == root.resolve()
+    return shlex.quote(record.name if near else str(record.path))
+
+
+def next_commands(record: RunRecord, root: Path) -> list[str]:
+    name = reference(record, root)
+    if not record.rounds:
+        return [f"selftaught {'show' if record.outcome == 'running' else 'resume'} {name}"]
+    ask = [f'selftaught ask {name} "{_sample_question(record)}"'] if record.kept else []
+    return [*ask, f"selftaught report {name}"]
+
+
+def _sample_question(record: RunRecord) -> str:
+    found = pairs(record, most=1)
+    question = " ".join(printable(found[0].question).split()) if found else ""
+    return question if 0 < len(question) <= 80 and not set(question) & set('"\\$`!') else "your question"
+
+
+def verdict(record: RunRecord) -> tuple[str, str]:
+    """(outcome, why), in words."""
+    if record.rounds:
+        return record.outcome, record.rounds[-1].decision.reason
+    why = {"running": "a process works on it now", "broken": "it ended with an error before a decision"}
+    return record.outcome, why.get(record.outcome, "it has not come to a decision yet; what is finished is kept")
+
+
+def headline(record: RunRecord) -> str:
+    outcome, why = verdict(record)
+    return f"{record.name}: {outcome} ({why})" if why else f"{record.name}: {outcome}"
+
+
+def whereabouts(record: RunRecord) -> str:
+    if record.kept is None:
+        return "There is no new model; the parent stands."
+    if record.outcome in GOOD:
+        return f"The new model ({record.kept.name}): {record.kept}"
+    return f"The parent stands. The candidate ({record.kept.name}) is kept for inspection: {record.kept}"
+
+
+def used_labels(record: RunRecord) -> str:
+    used = [name for name, value in asdict(record.labels).items() if value]
+    return "Labels were used for: " + (", ".join(used) or "nothing") + "."
+
+
+# ---------------------------------------------------------------- blocks
+
+
+def blocks(record: RunRecord, root: Path) -> list[Block]:
+    """The whole summary below its headline; blocks without rows are left out."""
+    rules = record.rounds[-1].decision.rules if record.rounds else ()
+    counts = record.rounds[-1].counts if record.rounds else {}
+    table = [(c.suite, str(c.n), interval(c.before), interval(c.after), points(c.gain)) for c in changes(record)]
+    shown = [(shortened(p.question), shortened(p.before), shortened(p.after)) for p in pairs(record)]
+    found = [
+        Block("Right answers, with 95 % intervals", tuple(table), ("suite", "n", "before", "after", "change")),
+        Block("The gate", tuple(_rule_row(r) for r in rules), ("rule", "before", "after", "passed", "how")),
+        Block("Wrong before, right now", tuple(shown), ("question", "before", "after"), stacked=True),
+        Block("Counts", tuple((k, f"{counts[k]:,}") for k in sorted(counts, key=_count_place))),
+        Block("The model", ((whereabouts(record),), (used_labels(record),))),
+        Block("Next", tuple((command,) for command in next_commands(record, root))),
+    ]
+    return [b for b in found if b.rows]
+
+
+def _count_place(name: str) -> tuple[int, str]:
+    """Counts in the order of the loop; the record keeps them by name."""
+    return (COUNT_ORDER.index(name) if name in COUNT_ORDER else len(COUNT_ORDER), name)
+
+
+def _rule_row(rule: Rule) -> tuple[str, ...]:
+    return (rule.name, percent(rule.before), percent(rule.after), "yes" if rule.passed else "NO", rule.detail)
+
+
+def as_json(record: RunRecord, root: Path) -> dict[str, Any]:
+    """The summary as one JSON object."""
+    outcome, why = verdict(record)
+    last = record.rounds[-1] if record.rounds else None
+    return brief(record) | {
+        "reason": why,
+        "exit_code": EXIT_CODES.get(outcome),
+        "suites": {c.suite: asdict(c) for c in changes(record)},
+        "rules": [asdict(r) for r in last.decision.rules] if last else [],
+        "counts": dict(last.counts) if last else {},
+        "looks": dict(last.looks) if last else {},
+        "parent": last.parent if last else None,
+        "candidate": last.candidate if last else None,
+        "kept": str(record.kept.resolve()) if record.kept else None,
+        "pairs": [asdict(p) for p in pairs(record)],
+        "next": next_commands(record, root),
+    }
+
+
+def brief(record: RunRecord) -> dict[str, Any]:
+    """One line of ``selftaught runs --json``."""
+    return {
+        "name": record.name,
+        "path": str(record.path.resolve()),
+        "recipe": record.recipe.name,
+        "outcome": record.outcome,
+        "labels": asdict(record.labels),
+        "model": record.recipe.model,
+        "seed": record.recipe.seed,
+        "gain": gains(record),
+    }
+
+
+def runs_block(records: Iterable[RunRecord]) -> Block:
+    rows = [(r.name, r.outcome, r.recipe.name, r.recipe.model, str(r.recipe.seed), _gain(r, "dev"), _gain(r, "vault"))
+            for r in records]  # fmt: skip
+    return Block("Runs", tuple(rows), ("run", "outcome", "recipe", "model", "seed", "gain on dev", "gain on vault"))
+
+
+def _gain(record: RunRecord, holdout: str) -> str:
+    gain = gains(record).get(holdout)
+    return "–" if gain is None else f"{100 * gain:+.1f} points"
+
+
+# ---------------------------------------------------------------- drawing
+
+
+def draw(found: Sequence[Block], console: Console, head: str = "", good: bool | None = None) -> None:
+    """Print blocks: rich tables on a terminal, plain text elsewhere. ``good`` colours the headline."""
+    if not console.is_terminal:
+        print(plain(found, head), file=console.file, flush=True)
+        return
+    from rich.text import Text
+
+    if head:
+        colour = {None: "bold", True: "bold green", False: "bold yellow"}[good]
+        console.print(Text("\n" + head, style=colour))
+    for block in found:
+        console.print(Text("\n" + block.title, style="bold"))
+        console.print(_table(block))
+
+
+def draw_run(record: RunRecord, root: Path, console: Console) -> None:
+    draw(blocks(record, root), console, headline(record), record.outcome in GOOD)
+
+
+def plain(found: Sequence[Block], head: str = "") -> str:
+    parts = [[head]] if head else []
+    parts += [[block.title, *(f"  {line}" for line in _lines(block))] for block in found]
+    return "\n\n".join("\n".join(part) for part in parts)
+
+
+def _lines(block: Block) -> list[str]:
+    if block.stacked:
+        width = max(map(len, block.header))
+        return [f"{name:<{width}} | {cell}" for row in block.rows for name, cell in zip(block.header, row, strict=True)]
+    rows = [block.header, *block.rows] if block.header else list(block.rows)
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    return ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows]
+
+
+def _table(block: Block) -> RenderableType:
+    from rich import box
+    from rich.padding import Padding
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.SIMPLE_HEAD if block.header else None, show_header=bool(block.header),
+                  padding=(0, 2, 0, 0), pad_edge=False, show_edge=False, show_lines=False)  # fmt: skip
+    for name in block.header or [""] * len(block.rows[0]):
+        table.add_column(name, header_style="dim", overflow="fold", ratio=1 if block.stacked else None)
+    for row in block.rows:
+        table.add_row(*(Text(cell) for cell in row), end_section=block.stacked)
+    if block.title in ("Next", "The model"):  # to be copied: never broken by a border or a column
+        return Padding(Text("\n".join(cell for row in block.rows for cell in row), overflow="fold"), (0, 0, 0, 2))
+    return Padding(table, (0, 0, 0, 2))
+
+
+def draw_answers(before: str, after: str, console: Console) -> None:
+    """The parent's and the candidate's whole answers: side by side on a terminal, one below the other elsewhere."""
+    texts = {"before": printable(before).strip(), "after": printable(after).strip()}
+    if not console.is_terminal:
+        print("\n\n".join(f"{name}:\n{text}" for name, text in texts.items()), file=console.file, flush=True)
+        return
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, expand=True)
+    for name in texts:
+        table.add_column(name, ratio=1, overflow="fold")
+    table.add_row(*(Text(text) for text in texts.values()))
+    console.print(table)

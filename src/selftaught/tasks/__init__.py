@@ -1,0 +1,1 @@
+"""Tasks: one data source per file, with its splits and its checker."""

@@ -1,0 +1,81 @@
+"""What a data source is: named suites of tasks, split before anything is sampled, and checkers that read answers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from selftaught.types import Task, digest
+
+Parse = Callable[[str], str | None]
+Judge = Callable[[Task, str], float]
+CORRECT_SCORE = 0.5
+
+
+@dataclass(frozen=True)
+class Checker:
+    """``parse`` reads the answer out of a completion (None: there is none, so no vote); ``same`` compares what was
+    parsed with a gold answer. ``score``, where there is one, decides what is correct instead of ``same``: a user's
+    reward function of (task, completion), correct from CORRECT_SCORE on.
+    """
+
+    name: str
+    parse: Parse
+    same: Callable[[str, str], bool]
+    score: Judge | None = None
+
+
+@dataclass(frozen=True)
+class TaskSet:
+    """What a source brings to a run.
+
+    ``train`` tasks keep the answers they came with; the bench removes them before a method sees a task. ``dev`` and
+    ``vault`` are the primary suite's two holdouts (labelled). ``guards`` are further labelled suites that must not get
+    worse.
+    ``notes`` say what was found, dropped and why, in words for a person.
+    """
+
+    train: tuple[Task, ...]
+    dev: tuple[Task, ...]
+    vault: tuple[Task, ...]
+    guards: Mapping[str, tuple[Task, ...]]
+    checkers: Mapping[str, Checker]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def vault_digest(self) -> str:
+        """Names the vault: the same questions are the same vault, whatever file they came from."""
+        return digest(sorted(t.id for t in self.vault))
+
+    def check(self, task: Task, text: str) -> tuple[str | None, bool]:
+        """(parsed answer, whether it is the task's). A checker with a ``score`` asks that; the answer may be None."""
+        checker = self.checkers[task.checker]
+        parsed = checker.parse(text)
+        if checker.score is not None:
+            return parsed, checker.score(task, text) >= CORRECT_SCORE
+        return parsed, parsed is not None and task.answer is not None and checker.same(parsed, task.answer)
+
+
+class Source(Protocol):
+    """A member of ``tasks/``. ``Options`` is its pydantic model; it is made with checked options."""
+
+    Options: Any
+
+    def load(self, seed: int, scale: float = 1.0) -> TaskSet:
+        """Read or generate everything. ``scale`` in (0, 1] shrinks the number of training questions (budget.minutes).
+
+        Raises DataError with file, line and counts; nothing is skipped silently.
+        """
+        ...
+
+
+def sizes(tasks: TaskSet) -> dict[str, int]:
+    counts: dict[str, int] = {"train": len(tasks.train), "dev": len(tasks.dev), "vault": len(tasks.vault)}
+    return counts | {f"guard {name}": len(suite) for name, suite in tasks.guards.items()}
+
+
+def without_answers(tasks: Sequence[Task]) -> tuple[Task, ...]:
+    from dataclasses import replace
+
+    return tuple(replace(t, answer=None) for t in tasks)

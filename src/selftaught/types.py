@@ -1,0 +1,221 @@
+"""The nouns. Frozen, without logic, each with a content id; everything that reaches disk is one of them.
+
+An id is the SHA-256 (first 16 hex digits) of the canonical JSON of the fields that identify the value, so equal things
+have equal ids on every machine, and a seed derived from an id never depends on order, batch, worker or time.
+This module imports nothing of ours.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from typing import Any, Literal
+
+Message = Mapping[str, str]  # {"role": "user" | "assistant" | "system", "content": text}
+
+OUTCOMES = (
+    "promoted", "proved", "accepted", "unproven", "rejected", "nothing to train on", "paused", "stopped", "broken",
+)  # fmt: skip
+Outcome = Literal[
+    "promoted", "proved", "accepted", "unproven", "rejected", "nothing to train on", "paused", "stopped", "broken"
+]
+
+
+def canonical(value: Any) -> bytes:
+    """Canonical JSON: sorted keys, no spaces, UTF-8. NaN is refused."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return text.encode("utf-8", "surrogatepass")
+
+
+def digest(*parts: Any) -> str:
+    """SHA-256 over the canonical JSON of ``parts``, 64 hex digits."""
+    return hashlib.sha256(canonical(parts)).hexdigest()
+
+
+def content_id(*parts: Any) -> str:
+    return digest(*parts)[:16]
+
+
+def seed_for(run_seed: int, *unit: Any) -> int:
+    """A 63-bit seed from (run seed, unit id); the only source of randomness in the system."""
+    return int(digest(run_seed, *unit)[:16], 16) >> 1
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How to draw completions. ``temperature`` 0 is greedy; ``top_k`` 0 and ``top_p`` 1 switch their filters off."""
+
+    n: int = 1
+    temperature: float = 0.0
+    top_p: float = 1.0
+    top_k: int = 0
+    max_tokens: int = 256
+    stop: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Task:
+    """Something to do. ``prompt`` is empty for prompt-free generation; ``answer`` is hidden from methods."""
+
+    prompt: tuple[Message, ...]
+    answer: str | None = None
+    checker: str = "exact"
+    split: str = "train"
+    group: str | None = None
+    source: str = ""
+    form: str = "chat"  # how the prompt becomes text: see rollout.render
+
+    @cached_property
+    def id(self) -> str:
+        return content_id("task", [dict(m) for m in self.prompt], self.form)
+
+    @property
+    def question(self) -> str:
+        """The last user message, or "" for a prompt-free task."""
+        return next((m["content"] for m in reversed(self.prompt) if m["role"] == "user"), "")
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """One attempt at a task. A failure is a value: ``error`` says why ("truncated", "context"), and the row stays."""
+
+    task_id: str
+    index: int  # which of the n samples
+    author: str  # digest of the checkpoint that wrote it, or "human:NAME"
+    tokenizer: str  # digest of the tokenizer that the ids belong to
+    prompt_ids: tuple[int, ...]
+    completion_ids: tuple[int, ...]  # what was sampled, with the end token if one was drawn
+    logprobs: tuple[float, ...]  # natural log, one per completion id, of the distribution sampled from
+    text: str
+    seed: int
+    answer: str | None = None  # parsed by the task's checker
+    error: str | None = None
+
+    @cached_property
+    def id(self) -> str:
+        return content_id("rollout", self.task_id, self.index, self.author, self.seed, list(self.completion_ids))
+
+
+@dataclass(frozen=True)
+class Example:
+    """One thing to learn from: loss is taken on the completion (and never on padding).
+
+    ``loss`` names a function in losses.py; ``weight`` is signed. ``parents`` are the rollouts it came from.
+    """
+
+    prompt_ids: tuple[int, ...]
+    completion_ids: tuple[int, ...]
+    text: str
+    task_id: str = ""
+    rejected_ids: tuple[int, ...] = ()
+    loss: str = "nll"
+    weight: float = 1.0
+    source: str = ""  # "self_consistency", "replay", ...
+    parents: tuple[str, ...] = ()
+
+    @cached_property
+    def id(self) -> str:
+        return content_id("example", list(self.prompt_ids), list(self.completion_ids), list(self.rejected_ids),
+                          self.loss, float(self.weight), list(self.parents))  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Anybody's opinion on anything: a filter's, an audit's, a person's."""
+
+    subject: str  # id of an Example, Rollout, Checkpoint, ...
+    by: str  # "filter:overlap", "audit:collapse", "human:ana"
+    ok: bool
+    reason: str = ""
+    value: str | None = None
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Weights that can answer. ``digest`` covers model and adapter bytes; paths are where they lie on this machine."""
+
+    digest: str
+    model: str  # folder with full weights
+    adapter: str | None = None  # PEFT folder on top of ``model``
+    parent: str | None = None  # digest
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A value with its 95 % interval (Wilson for proportions, normal for means) over ``n`` items."""
+
+    value: float
+    n: int
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was measured on one checkpoint: an evaluation, an audit or a probe."""
+
+    kind: str  # "evaluation", "audit"
+    name: str  # suite or audit
+    subject: str  # checkpoint digest
+    split: str
+    metrics: Mapping[str, Metric] = field(default_factory=dict)
+    scores: tuple[float, ...] = ()  # per item, in the order of ``items``; what a paired test needs
+    items: tuple[str, ...] = ()  # task ids
+    groups: tuple[str | None, ...] = ()
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One line of a decision: what was compared, and whether it passed."""
+
+    name: str
+    before: float | None
+    after: float | None
+    passed: bool
+    detail: str = ""
+
+
+@dataclass(frozen=True)
+class Decision:
+    outcome: Outcome
+    rules: tuple[Rule, ...]
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Labels:
+    """What gold labels were used for. Recorded by the bench and the gate, never asserted by a recipe."""
+
+    training: bool = False
+    selection: bool = False
+    gate: bool = False
+
+
+@dataclass(frozen=True)
+class Round:
+    """The record of one transaction."""
+
+    index: int
+    parent: str
+    candidate: str | None
+    decision: Decision
+    counts: Mapping[str, int]
+    labels: Labels
+    method: str
+    looks: Mapping[str, int] = field(default_factory=dict)
+
+
+def as_json(value: Any) -> Any:
+    """A noun as plain JSON values (tuples become lists)."""
+    return json.loads(canonical(asdict(value)))
+
+
+def groups_of(tasks: Sequence[Task], rollouts: Sequence[Rollout]) -> list[tuple[Task, list[Rollout]]]:
+    """Rollouts by task, in task order; a task without any keeps an empty list."""
+    by_task: dict[str, list[Rollout]] = {t.id: [] for t in tasks}
+    for r in rollouts:
+        by_task[r.task_id].append(r)
+    return [(t, by_task[t.id]) for t in tasks]
