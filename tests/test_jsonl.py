@@ -23,8 +23,8 @@ def lines(path: Path, *rows: Any) -> Path:
     return path
 
 
-def load(path: Path, seed: int = 0, scale: float = 1.0, **options: Any) -> TaskSet:
-    tasks = make("tasks", Member(name="jsonl", path=str(path), **options)).load(seed, scale)
+def load(path: Path, seed: int = 0, **options: Any) -> TaskSet:
+    tasks = make("tasks", Member(name="jsonl", path=str(path), **options)).load(seed)
     assert isinstance(tasks, TaskSet)
     return tasks
 
@@ -336,9 +336,9 @@ def test_shares_must_add_up(tmp_path: Path) -> None:
 
 def test_the_order_of_the_file_changes_nothing(tmp_path: Path) -> None:
     rows = sums(60)
-    first = load(lines(tmp_path / "a.jsonl", *rows), scale=0.5)
-    second = load(lines(tmp_path / "b.jsonl", *reversed(rows)), scale=0.5)
-    assert [t.id for t in first.train] == [t.id for t in second.train] and len(first.train) == 12
+    first = load(lines(tmp_path / "a.jsonl", *rows))
+    second = load(lines(tmp_path / "b.jsonl", *reversed(rows)))
+    assert [t.id for t in first.train] == [t.id for t in second.train] and len(first.train) == 24
     assert first.vault_digest == second.vault_digest
 
 

@@ -20,7 +20,9 @@ LAYERS: tuple[tuple[str, ...], ...] = (  # lowest first; a module may import wha
     ("ledger", "gate", "view", *(f"{family}.base" for family in FAMILIES)),
     ("MEMBER",),  # every other module of a family folder
     ("load",),
-    ("rollout", "trial", "curate", "train", "evaluate"),
+    ("settle", "rollout", "trial", "curate", "train", "evaluate"),
+    ("bench", "budget"),
+    ("round",),
     ("loop",),
     ("report", "look", "summary"),
     ("api", "live"),
@@ -28,7 +30,20 @@ LAYERS: tuple[tuple[str, ...], ...] = (  # lowest first; a module may import wha
     ("cli",),
     ("__main__",),
 )
-STAGES = ("rollout", "trial", "curate", "train", "evaluate", "gate", "ledger", "loop", "report")
+STAGES = (
+    "settle",
+    "rollout",
+    "trial",
+    "curate",
+    "train",
+    "evaluate",
+    "bench",
+    "round",
+    "gate",
+    "ledger",
+    "loop",
+    "report",
+)
 WITHIN_A_LAYER = {("methods.base", "engines.base"), ("methods.base", "tasks.base")}  # tokens, checkers
 MAY_IMPORT_MEMBERS = {"look": "tasks"}  # a look at data before there is a run reads it as the sources do
 
@@ -144,8 +159,12 @@ def test_every_module_has_a_layer() -> None:
 
 
 def test_imports_flow_down() -> None:
-    wrong = [f"{n or 'selftaught'} imports {t or 'selftaught'}: {why}"
-             for n, targets in graph().items() for t in sorted(targets) if (why := complaint(n, t))]  # fmt: skip
+    wrong = [
+        f"{n or 'selftaught'} imports {t or 'selftaught'}: {why}"
+        for n, targets in graph().items()
+        for t in sorted(targets)
+        if (why := complaint(n, t))
+    ]
     assert not wrong, "\n".join(wrong)
 
 
@@ -201,8 +220,14 @@ def test_what_is_forbidden_is_named() -> None:
 
 
 def test_what_is_allowed_is_allowed() -> None:
-    for name, target in [("methods.star", "tasks.base"), ("tasks.jsonl", "tasks._read"), ("look", "tasks.jsonl"),
-                         ("look", "gate"), ("methods.base", "engines.base"), ("cli", "")]:  # fmt: skip
+    for name, target in [
+        ("methods.star", "tasks.base"),
+        ("tasks.jsonl", "tasks._read"),
+        ("look", "tasks.jsonl"),
+        ("look", "gate"),
+        ("methods.base", "engines.base"),
+        ("cli", ""),
+    ]:
         assert complaint(name, target) is None, f"{name} may import {target}"
 
 

@@ -7,7 +7,8 @@ from io import StringIO
 import pytest
 from rich.console import Console
 
-from selftaught.live import Live, choose, clock
+from selftaught.errors import Stopped
+from selftaught.live import STOPPING, Live, choose, clock
 from selftaught.view import Plain, Silent
 
 
@@ -16,9 +17,9 @@ def terminal() -> Console:
 
 
 def drawn(view: Live) -> str:
-    console = terminal()
+    console = Console(file=StringIO(), width=100)
     console.print(view)
-    return str(console.file.getvalue())  # type: ignore[attr-defined]
+    return "\n".join(" ".join(line.split()) for line in console.file.getvalue().splitlines())  # type: ignore[attr-defined]
 
 
 def test_stages_are_checked_off() -> None:
@@ -35,7 +36,7 @@ def test_the_last_state_stays_without_what_was_not_reached() -> None:
     with Live(terminal()) as view:
         view.stage("sample")
     shown = view.console.file.getvalue()  # type: ignore[attr-defined]
-    assert "✓ sample" in drawn(view) and "gate" not in drawn(view) and shown.endswith("\n")
+    assert "✓ sample" in drawn(view) and "gate" not in drawn(view) and shown.endswith("in all\x1b[0m\n\x1b[?25h")
 
 
 def test_an_error_marks_the_stage_and_gives_the_cursor_back() -> None:
@@ -48,6 +49,16 @@ def test_an_error_marks_the_stage_and_gives_the_cursor_back() -> None:
     assert written.rfind("\x1b[?25h") > written.rfind("\x1b[?25l") >= 0
 
 
+def test_a_stop_is_no_failure_and_is_announced() -> None:
+    view = Live(terminal())
+    with pytest.raises(Stopped), view:
+        view.stage("train")
+        view.notice = STOPPING
+        assert STOPPING in drawn(view)
+        raise Stopped
+    assert "■ train" in drawn(view) and STOPPING not in drawn(view)
+
+
 def test_the_rate_of_a_resumed_stage_counts_what_was_done_now() -> None:
     with Live(terminal()) as view:
         view.stage("sample")
@@ -55,7 +66,7 @@ def test_the_rate_of_a_resumed_stage_counts_what_was_done_now() -> None:
         stage = view.stages[1]
         stage.first_at -= 10
         view.progress(1100, 2000, "samples")
-        assert stage.rate() == "1,100 of 2,000 samples · 10 samples/s, 1:30 left"
+        assert stage.rate() == "1,100 of 2,000 samples · 10.0 samples/s, 1:30 left"
 
 
 def test_an_unknown_stage_has_a_place_and_a_repeated_one_keeps_its_own() -> None:

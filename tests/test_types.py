@@ -25,7 +25,7 @@ from selftaught.types import (
     Sampling,
     Task,
     Verdict,
-)  # fmt: skip
+)
 
 
 def ask(question: str, **other: Any) -> Task:
@@ -33,8 +33,17 @@ def ask(question: str, **other: Any) -> Task:
 
 
 def rollout(**changed: Any) -> Rollout:
-    plain: dict[str, Any] = {"task_id": "t", "index": 0, "author": "a", "tokenizer": "k", "prompt_ids": (1,),
-                             "completion_ids": (2, 3), "logprobs": (-0.5, -0.25), "text": "x", "seed": 7}  # fmt: skip
+    plain: dict[str, Any] = {
+        "task_id": "t",
+        "index": 0,
+        "author": "a",
+        "tokenizer": "k",
+        "prompt_ids": (1,),
+        "completion_ids": (2, 3),
+        "logprobs": (-0.5, -0.25),
+        "text": "x",
+        "seed": 7,
+    }
     return Rollout(**plain | changed)
 
 
@@ -59,8 +68,13 @@ def test_the_digest_does_not_move() -> None:
 
 def test_an_id_is_the_same_in_another_process() -> None:
     code = "from selftaught.types import Task; print(Task(({'role': 'user', 'content': 'ünï'},)).id)"
-    other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True,
-                           env={"PYTHONHASHSEED": "7", "PYTHONPATH": ":".join(sys.path)})  # fmt: skip
+    other = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={"PYTHONHASHSEED": "7", "PYTHONPATH": ":".join(sys.path)},
+    )
     assert other.stdout.strip() == ask("ünï").id
 
 
@@ -73,10 +87,20 @@ def test_a_seed_is_63_bits_and_depends_on_every_part() -> None:
 
 def test_nouns_are_frozen() -> None:
     metric = Metric(0.5, 10, 0.2, 0.8)
-    nouns = [ask("q"), rollout(), Example((1,), (2,), "x"), Verdict("s", "filter:x", ok=True), Sampling(), metric,
-             Checkpoint("d", "m"), Report("evaluation", "s", "d", "dev"), Rule("gain", 0.1, 0.2, True),
-             Decision("accepted", ()), Labels(),
-             Round(0, "p", None, Decision("rejected", ()), {}, Labels(), "m")]  # fmt: skip
+    nouns = [
+        ask("q"),
+        rollout(),
+        Example((1,), (2,), "x"),
+        Verdict("s", "filter:x", ok=True),
+        Sampling(),
+        metric,
+        Checkpoint("d", "m"),
+        Report("evaluation", "s", "d", "dev"),
+        Rule("gain", 0.1, 0.2, True),
+        Decision("accepted", ()),
+        Labels(),
+        Round(0, "p", None, Decision("rejected", ()), {}, Labels(), "m"),
+    ]
     for noun in nouns:
         first = dataclasses.fields(noun)[0].name
         with pytest.raises(dataclasses.FrozenInstanceError, match=first):
@@ -90,8 +114,12 @@ def test_a_task_is_its_prompt_and_form() -> None:
 
 
 def test_the_question_is_the_last_thing_the_user_said() -> None:
-    turns = ({"role": "user", "content": "one"}, {"role": "assistant", "content": "two"},
-             {"role": "user", "content": "three"}, {"role": "assistant", "content": "four"})  # fmt: skip
+    turns = (
+        {"role": "user", "content": "one"},
+        {"role": "assistant", "content": "two"},
+        {"role": "user", "content": "three"},
+        {"role": "assistant", "content": "four"},
+    )
     assert Task(turns).question == "three"
     assert Task(()).question == "", "a prompt-free task has no question"
 
@@ -106,8 +134,13 @@ def test_an_example_is_what_is_learned() -> None:
     plain = Example((1,), (2,), "x")
     assert plain.id == Example((1,), (2,), "y", source="z").id
     assert plain.id == Example((1,), (2,), "x", weight=1).id, "1 and 1.0 are one weight"
-    others = [Example((1, 2), (), "x"), Example((1,), (2,), "x", weight=-1.0), Example((1,), (2,), "x", loss="dpo"),
-              Example((1,), (2,), "x", rejected_ids=(3,)), Example((1,), (2,), "x", parents=("r",))]  # fmt: skip
+    others = [
+        Example((1, 2), (), "x"),
+        Example((1,), (2,), "x", weight=-1.0),
+        Example((1,), (2,), "x", loss="dpo"),
+        Example((1,), (2,), "x", rejected_ids=(3,)),
+        Example((1,), (2,), "x", parents=("r",)),
+    ]
     assert len({plain.id, *(other.id for other in others)}) == 6
 
 

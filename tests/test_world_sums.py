@@ -44,8 +44,8 @@ def test_the_same_seed_gives_the_same_tasks_and_another_seed_others() -> None:
     assert world(**small).load(3).vault_digest != world(**small).load(4).vault_digest
 
 
-def test_scale_shrinks_train_and_nothing_else() -> None:
-    whole, part = world().load(0), world().load(0, scale=0.1)
+def test_fewer_training_questions_leave_the_rest_as_it_is() -> None:
+    whole, part = world().load(0), world(train=200).load(0)
     assert part.train == whole.train[:200]
     assert (part.dev, part.vault, part.guards) == (whole.dev, whole.vault, whole.guards)
 

@@ -20,7 +20,7 @@ import shutil
 import tempfile
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -196,8 +196,10 @@ def _forget(folder: Path) -> None:
 def _finish(folder: Path, view: View | None, stop: StopToken) -> RunRecord:
     from selftaught import loop
 
+    view = view or Silent()
+    view.line(f"run {folder}")
     with _notes(folder):
-        loop.run(folder, view=view or Silent(), stop=stop)
+        loop.run(folder, view=view, stop=stop)
         return read_run(folder)
 
 
@@ -262,7 +264,8 @@ def resolve(recipe: str | Path | Recipe, overrides: Sequence[str] = ()) -> Recip
     bundled = {info.name: info.path for info in recipes()}
     name = str(recipe).removeprefix("recipes/").removesuffix(".yaml")
     if name not in bundled:
-        raise RecipeError(f"There is no recipe {str(recipe)!r}{did_you_mean(name, list(bundled))}",
+        guess = did_you_mean(name, list(bundled)).partition("; known")[0] or "."
+        raise RecipeError(f"There is no recipe {str(recipe)!r}{guess}",
                           hint=f"Bundled recipes: {', '.join(bundled)}. Or give a path.")  # fmt: skip
     return read_recipe(bundled[name], overrides)
 
@@ -299,18 +302,19 @@ def _try(recipe: Recipe, findings: Findings) -> tuple[str, str, str | None]:
     """(prompt as the model gets it, its greedy completion, the answer parsed from it) for the file's first question."""
     from selftaught.engines.base import Request
     from selftaught.load import make
-    from selftaught.types import Sampling
+    from selftaught.loop import load_tasks, make_engine
 
-    engine = make("engines", recipe.engine)
+    engine, method = make_engine(recipe), make("methods", recipe.method)
     try:
         checkpoint = engine.open(recipe.model)
         tokens = engine.tokens(checkpoint)
-        prompt = tokens.render(findings.example.prompt, "cot")
-        sampling = Sampling(max_tokens=int(recipe.method.options.get("max_tokens", 256)))
+        task = method.ask(findings.example)
+        prompt = tokens.render(task.prompt, task.form)
+        sampling = replace(method.sampling(), n=1, temperature=0.0)
         request = Request(checkpoint, tokens.encode(prompt), sampling, (recipe.seed,))
         [(_, [completion])] = list(engine.generate([request]))
         text = tokens.decode(completion.ids)
-        answer, _ = make("tasks", recipe.tasks).load(recipe.seed).check(findings.example, text)
+        answer, _ = load_tasks(recipe).check(findings.example, text)
         return prompt, text, answer
     finally:
         engine.close()

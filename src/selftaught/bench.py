@@ -22,8 +22,17 @@ CHUNK_SAMPLES = 6000  # samples in one unit: what a kill can cost, and what a pr
 class RunBench:
     """``Bench`` over a run's store: every call is cut into units, each committed before the next begins."""
 
-    def __init__(self, store: Store, engine: Engine, parent: Checkpoint, tasks: TaskSet, seed: int, place: str,
-                 view: View, stop: StopToken) -> None:  # fmt: skip
+    def __init__(
+        self,
+        store: Store,
+        engine: Engine,
+        parent: Checkpoint,
+        tasks: TaskSet,
+        seed: int,
+        place: str,
+        view: View,
+        stop: StopToken,
+    ) -> None:
         self.seed = seed
         self.tasks = without_answers(tasks.train)
         self.tokens = engine.tokens(parent)
@@ -44,8 +53,10 @@ class RunBench:
         """Samples of every task from the frozen parent, in task order. Raises IntegrityError for a held-out prompt."""
         shown = [t for t in tasks if t.id in self._heldout]
         if shown:
-            raise IntegrityError(f"A method asked for samples of a held-out question: {shown[0].question[:80]!r}.",
-                                 hint="Held-out questions belong to the gate. This is a fault in the method.")  # fmt: skip
+            raise IntegrityError(
+                f"A method asked for samples of a held-out question: {shown[0].question[:80]!r}.",
+                hint="Held-out questions belong to the gate. This is a fault in the method.",
+            )
         call = f"{self._place}/rollouts/{self._calls:02d}"
         self._calls += 1
         rows: list[Rollout] = []
@@ -55,17 +66,30 @@ class RunBench:
             rows += self._chunk(some, sampling, first, f"{call}-{number:03d}", len(rows), total)
         return [(t, r) for t, r in groups_of(tasks, rows)]
 
-    def _chunk(self, tasks: Sequence[Task], sampling: Sampling, first: int, place: str, before: int,
-               total: int) -> list[Rollout]:  # fmt: skip
+    def _chunk(
+        self, tasks: Sequence[Task], sampling: Sampling, first: int, place: str, before: int, total: int
+    ) -> list[Rollout]:
         key = digest(self._parent.digest, self.seed, [t.id for t in tasks], repr(sampling), first)
 
         def make(out: Path) -> Mapping[str, Any]:
-            rows = rollout(self._engine, self._parent, self.tokens, tasks, sampling, self._source.checkers,
-                           run_seed=self.seed, first=first, stop=self._stop,
-                           progress=lambda done, _, unit: self._view.progress(before + done, total, unit))  # fmt: skip
+            rows = rollout(
+                self._engine,
+                self._parent,
+                self.tokens,
+                tasks,
+                sampling,
+                self._source.checkers,
+                run_seed=self.seed,
+                first=first,
+                stop=self._stop,
+                progress=lambda done, _, unit: self._view.progress(before + done, total, unit),
+            )
             write_rows(out / "rows.parquet", Rollout, rows)
-            return {"samples": len(rows), "tokens": sum(len(r.completion_ids) for r in rows),
-                    "truncated": sum(r.error == TRUNCATED for r in rows)}  # fmt: skip
+            return {
+                "samples": len(rows),
+                "tokens": sum(len(r.completion_ids) for r in rows),
+                "truncated": sum(r.error == TRUNCATED for r in rows),
+            }
 
         unit = self._store.unit("rollouts", key, place, make)
         return read_rows(unit.folder / "rows.parquet", Rollout)

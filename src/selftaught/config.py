@@ -87,6 +87,8 @@ class GateConfig(Section):
 
 class BudgetConfig(Section):
     minutes: float | None = Field(default=None, gt=0)
+    train_share: float = Field(default=1.0, gt=0, le=1)  # settled from minutes; may also be set by hand
+    holdout_share: float = Field(default=1.0, gt=0, le=1)
 
 
 class Recipe(Section):
@@ -117,8 +119,9 @@ class _Loader(yaml.SafeLoader):
     def compose_node(self, parent: Any, index: Any) -> Any:
         if self.check_event(yaml.AliasEvent):
             event = self.peek_event()  # type: ignore[no-untyped-call]
-            raise RecipeError(f"YAML aliases (*name) are refused, line {event.start_mark.line + 1}.",
-                              hint="Write the value out.")  # fmt: skip
+            raise RecipeError(
+                f"YAML aliases (*name) are refused, line {event.start_mark.line + 1}.", hint="Write the value out."
+            )
         return super().compose_node(parent, index)
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
@@ -126,11 +129,14 @@ class _Loader(yaml.SafeLoader):
         for key_node, _ in node.value:
             key = self.construct_object(key_node, deep=True)
             if not isinstance(key, Hashable):
-                raise RecipeError(f"A key must be a word, line {key_node.start_mark.line + 1}.",
-                                  hint="Put text with braces or brackets in quotes.")  # fmt: skip
+                raise RecipeError(
+                    f"A key must be a word, line {key_node.start_mark.line + 1}.",
+                    hint="Put text with braces or brackets in quotes.",
+                )
             if key in seen:
-                raise RecipeError(f"The key {key!r} stands twice, line {key_node.start_mark.line + 1}.",
-                                  hint="Keep one of the two.")  # fmt: skip
+                raise RecipeError(
+                    f"The key {key!r} stands twice, line {key_node.start_mark.line + 1}.", hint="Keep one of the two."
+                )
             seen.add(key)
         return super().construct_mapping(node, deep)
 
@@ -183,8 +189,10 @@ def apply_overrides(data: dict[str, Any], overrides: Sequence[str]) -> dict[str,
             if target.get(part) is None:
                 target[part] = {}
             if not isinstance(target[part], dict):
-                raise RecipeError(f"{'.'.join(path)}: {part!r} is a value, not a section.",
-                                  hint="See the sections in: selftaught recipes")  # fmt: skip
+                raise RecipeError(
+                    f"{'.'.join(path)}: {part!r} is a value, not a section.",
+                    hint="See the sections in: selftaught recipes",
+                )
             target = target[part]
         target[path[-1]] = value
     return data

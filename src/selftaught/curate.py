@@ -1,4 +1,4 @@
-"""Keep or reject each example, with the reason. Kept + rejected = made, always; the overlap filter cannot be left out."""
+"""Keep or reject each example, with the reason. Kept + rejected = made, always; overlap cannot be switched off."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A checkpoint's answers on one suite, greedily, as a Report with an interval; every item's score is kept for pairing."""
+"""A checkpoint's answers on one suite, greedily, as a Report with an interval and every item's score."""
 
 from __future__ import annotations
 
@@ -9,16 +9,22 @@ from selftaught.tasks.base import TaskSet
 from selftaught.types import Checkpoint, Metric, Report, Rollout, Task
 
 
-def report(suite: str, split: str, checkpoint: Checkpoint, tasks: Sequence[Task], rollouts: Sequence[Rollout],
-           source: TaskSet) -> Report:  # fmt: skip
+def report(
+    suite: str, split: str, checkpoint: Checkpoint, tasks: Sequence[Task], rollouts: Sequence[Rollout], source: TaskSet
+) -> Report:
     """One rollout per task, in task order. A truncated answer is wrong; ``finished`` says how many were not."""
     scores = tuple(float(r.error is None and source.check(t, r.text)[1]) for t, r in zip(tasks, rollouts, strict=True))
     finished = [float(r.error is None) for r in rollouts]
     return Report(
-        kind="evaluation", name=suite, subject=checkpoint.digest, split=split,
+        kind="evaluation",
+        name=suite,
+        subject=checkpoint.digest,
+        split=split,
         metrics={"accuracy": proportion(scores), "finished": proportion(finished)},
-        scores=scores, items=tuple(t.id for t in tasks), groups=tuple(t.group for t in tasks),
-    )  # fmt: skip
+        scores=scores,
+        items=tuple(t.id for t in tasks),
+        groups=tuple(t.group for t in tasks),
+    )
 
 
 def proportion(values: Sequence[float]) -> Metric:

@@ -149,6 +149,7 @@ def _tail(k: int, n: int, p: float) -> float:
     return sum(_pmf(i, n, p) for i in range(k, n + 1))
 
 
+@lru_cache(maxsize=1024)
 def smallest_gain(n: int, alpha: float, discordance: float = DISCORDANCE, power_: float = POWER) -> float | None:
     """The smallest true gain (0..1) that ``n`` labelled items show with 80 % power at ``alpha``, if any."""
     if n == 0 or power(n, 1.0, alpha, discordance) < power_:
@@ -189,8 +190,10 @@ def guard_rule(name: str, before: Report, after: Report, margin: float, alpha: f
     wins, losses = _paired(before, after)
     n = len(before.scores)
     p = 1 - NormalDist().cdf(tango(wins, losses, n, -margin)) if n else 1.0
-    detail = (f"{wins} won, {losses} lost of {n}; a loss of {100 * margin:g} points or more has p = {p:.2g}, "
-              f"must be at most {alpha:.3g}")  # fmt: skip
+    detail = (
+        f"{wins} won, {losses} lost of {n}; a loss of {100 * margin:g} points or more has p = {p:.2g}, "
+        f"must be at most {alpha:.3g}"
+    )
     return Rule(name, _mean(before), _mean(after), p <= alpha, detail)
 
 
@@ -199,8 +202,9 @@ def _paired(before: Report, after: Report) -> tuple[int, int]:
     if before.items != after.items:
         raise IntegrityError(
             f"The {before.name!r} reports of parent and candidate are not about the same questions, so they cannot be"
-            " compared.", hint="The record was edited or damaged. Restore it from a copy, or start a new run."
-        )  # fmt: skip
+            " compared.",
+            hint="The record was edited or damaged. Restore it from a copy, or start a new run.",
+        )
     return wins_losses(before.scores, after.scores)
 
 
@@ -256,8 +260,11 @@ def prove(decision: Decision, config: GateConfig, before: Report, after: Report,
     """One look at the vault, at alpha / K. ``look`` counts from 1; past K the vault is used up and proves nothing."""
     if look > config.looks:
         rule = Rule("gain on vault", None, None, False, f"all {config.looks} looks at this vault are spent")
-        return replace(decision, rules=(*decision.rules, rule),
-                       reason=decision.reason + "; the vault's looks are spent, so it is not proved")  # fmt: skip
+        return replace(
+            decision,
+            rules=(*decision.rules, rule),
+            reason=decision.reason + "; the vault's looks are spent, so it is not proved",
+        )
     rule = gain_rule("gain on vault", before, after, config.alpha / config.looks)
     rules = (*decision.rules, replace(rule, detail=f"look {look} of {config.looks} on this vault; {rule.detail}"))
     if rule.passed:

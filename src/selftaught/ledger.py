@@ -20,10 +20,20 @@ from selftaught.errors import IntegrityError, SelftaughtError
 from selftaught.store import Store, append_line, check_files, list_runs, make_folder, mend, read_chain, read_lines
 from selftaught.types import Decision, Labels, Metric, Report, Round, Rule, as_json
 
+ENDS = ("stopped", "broken", "paused")  # journal events with which an attempt ends before its round is recorded
 GOOD = ("accepted", "proved", "promoted")
 # 2 usage, 6 locked, 7 integrity: errors.py
-EXIT_CODES = {"accepted": 0, "proved": 0, "promoted": 0, "broken": 1, "paused": 3, "stopped": 4, "rejected": 5,
-              "unproven": 8, "nothing to train on": 9}  # fmt: skip
+EXIT_CODES = {
+    "accepted": 0,
+    "proved": 0,
+    "promoted": 0,
+    "broken": 1,
+    "paused": 3,
+    "stopped": 4,
+    "rejected": 5,
+    "unproven": 8,
+    "nothing to train on": 9,
+}
 
 
 def record(store: Store, done: Round) -> None:
@@ -55,8 +65,8 @@ class RunRecord:
             return "running"
         if self.rounds:
             return self.rounds[-1].decision.outcome
-        ends = [e["event"] for e in self.journal if e["event"] in ("stopped", "broken", "paused")]
-        return str(ends[-1]) if ends else "stopped"
+        marks = [e["event"] for e in self.journal if e["event"] in ("started", "resumed", *ENDS)]
+        return str(marks[-1]) if marks and marks[-1] in ENDS else "stopped"  # killed: it ended without a word
 
     @property
     def labels(self) -> Labels:
@@ -103,8 +113,13 @@ def read_report(path: Path) -> Report:
 def _round(data: Mapping[str, Any]) -> Round:
     decision = data["decision"]
     rules = tuple(Rule(**r) for r in decision["rules"])
-    return Round(**{**data, "decision": Decision(decision["outcome"], rules, decision["reason"]),
-                    "labels": Labels(**data["labels"])})  # fmt: skip
+    return Round(
+        **{
+            **data,
+            "decision": Decision(decision["outcome"], rules, decision["reason"]),
+            "labels": Labels(**data["labels"]),
+        }
+    )
 
 
 def read_run(folder: Path) -> RunRecord:

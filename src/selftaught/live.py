@@ -23,7 +23,8 @@ from rich.table import Table
 from rich.text import Text
 
 from selftaught.engines.base import StopToken
-from selftaught.view import Plain, Silent, View, pace
+from selftaught.errors import Stopped
+from selftaught.view import Plain, Silent, View
 
 STAGES = ("prepare", "sample", "curate", "train", "evaluate", "gate", "record")
 STOPPING = "stopping after the current unit; press Ctrl-C again to stop now"
@@ -35,7 +36,7 @@ class _Stage:
 
     name: str
     detail: str = ""
-    state: str = "ahead"  # "ahead", "now", "done", "failed"
+    state: str = "ahead"  # "ahead", "now", "done", "stopped", "failed"
     seconds: float = 0.0  # in earlier visits
     began: float = 0.0
     done: int = 0
@@ -63,14 +64,18 @@ class _Stage:
         """ "120 of 2,400 samples · 12 samples/s, 3:10 left" """
         seconds, made = time.monotonic() - self.first_at, self.done - self.first
         text = f"{self.done:,} of {self.total:,} {self.unit}"
-        return f"{text} · {pace(made, self.total - self.first, self.unit, seconds)}" if made and seconds > 0.5 else text
+        if not made or seconds < 0.5:
+            return text
+        speed = made / seconds
+        left = clock((self.total - self.done) / speed)
+        return f"{text} · {speed:,.{0 if speed >= 20 else 1}f} {self.unit}/s, {left} left"
 
 
 @dataclass
 class Live:
     """The stages with check marks, a bar with rate and time left under the current one, and the time so far.
 
-    Use it as a context manager: the screen begins with the first stage and its last state stays when it ends.
+    Use it as a context manager: the screen is there at once, and its last state stays when it ends.
     """
 
     console: Console
@@ -80,14 +85,18 @@ class Live:
     _began: float = field(default_factory=time.monotonic)
 
     def __enter__(self) -> Live:
+        self._screen = Screen(self, console=self.console, refresh_per_second=4)
+        self._screen.start(refresh=True)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: BaseException | TracebackType | None) -> None:
         if (current := self._current()) is not None:
-            current.leave("done" if kind is None else "failed")
+            asked = kind is not None and issubclass(kind, (Stopped, KeyboardInterrupt))
+            current.leave("done" if kind is None else "stopped" if asked else "failed")
         if self._screen is not None:
             self.notice = ""
             self.stages = [s for s in self.stages if s.state != "ahead"]
+            self._screen.transient = not self.stages
             self._screen.stop()
             self._screen = None
 
@@ -100,7 +109,8 @@ class Live:
             found = _Stage(name)
             self.stages.insert(self.stages.index(current) + 1 if current else 0, found)
         found.enter(detail)
-        self._start()
+        if self._screen is not None:
+            self._screen.refresh()
 
     def progress(self, done: int, total: int, unit: str) -> None:
         if (current := self._current()) is not None:
@@ -111,12 +121,6 @@ class Live:
 
     def _current(self) -> _Stage | None:
         return next((s for s in self.stages if s.state == "now"), None)
-
-    def _start(self) -> None:
-        if self._screen is None:
-            self._screen = Screen(self, console=self.console, refresh_per_second=4, redirect_stdout=False)
-            self._screen.start()
-        self._screen.refresh()
 
     def __rich__(self) -> RenderableType:
         parts: list[RenderableType] = [self._list()]
@@ -137,15 +141,22 @@ class Live:
         if stage.state != "now" or not stage.total:
             return Text(stage.detail)
         bar = ProgressBar(total=stage.total, completed=stage.done, width=min(40, max(10, self.console.width // 3)))
-        lines: list[RenderableType] = [bar, Text(stage.rate())]
-        return Group(*([Text(stage.detail), *lines] if stage.detail else lines))
+        lines = Table.grid()
+        for part in (Text(stage.detail), bar, Text(stage.rate())):
+            lines.add_row(part)
+        return lines
 
 
 _SPINNER = Spinner("dots", style="cyan")
 
 
 def _mark(stage: _Stage) -> RenderableType:
-    marks = {"ahead": Text("·", "dim"), "done": Text("✓", "green"), "failed": Text("✗", "red")}
+    marks = {
+        "ahead": Text("·", "dim"),
+        "done": Text("✓", "green"),
+        "stopped": Text("■", "yellow"),
+        "failed": Text("✗", "red"),
+    }
     return marks.get(stage.state, _SPINNER)
 
 

@@ -15,7 +15,7 @@ import shlex
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from itertools import pairwise, zip_longest
@@ -34,9 +34,10 @@ from selftaught.types import Example, Metric, Report, Task, Verdict
 T = TypeVar("T")
 Entry = Mapping[str, Any]
 Tasks = Mapping[str, Task]  # by id
+FORMS = ("chat", "cot", "plain")  # how a method may have put a question: its rollouts go by the id of that form
 SHOWN = 8  # kept samples, rejected samples, pairs of answers
 ENDS = {"finished": "finished", "stopped": "stopped by request", "paused": "paused", "broken": "broke with an error"}
-COUNTS = ("questions", "sampled", "answered", "voted", "made", "kept", "rejected", "replay")  # in this order
+COUNTS = ("sampled", "samples", "answered", "questions", "made", "kept", "rejected", "replay")  # first words, in order
 
 
 def write_report(folder: Path) -> Path:
@@ -59,7 +60,7 @@ def contents(record: RunRecord) -> dict[str, Any]:
     suites = compare(reports, done[0].decision.rules if done else ())
     judged = {s.name: s for s in suites if s.gain is not None}
     return {
-        "record": record, "round": done[0] if done else None, "ending": ending(record),
+        "record": record, "round": done[0] if done else None, "ending": None if done else ending(record),
         "suites": suites, "hero": judged.get("vault") or judged.get("dev"),
         "share_axis": axis(0.0, 1.0), "gain_axis": gain_axis(suites),
         "wrote": wrote(record, tasks.get("train", {})), "learning": learning(record),
@@ -68,14 +69,13 @@ def contents(record: RunRecord) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def ending(record: RunRecord) -> str:
-    """How a run without a decision stands: in which stage, and what the journal says about its end."""
+def ending(record: RunRecord) -> tuple[str, str]:
+    """How a run without a decision stands, and the error it ended with, if any."""
     last = {e["event"]: e for e in record.journal}
     end = record.journal[-1] if record.journal else {"event": ""}
     killed = "still working" if record.outcome == "running" else "ended without a word (killed, or a power cut)"
     stage = f", in the stage “{last['stage']['stage']}”" if "stage" in last else ""
-    error = next((f": {end[key]}" for key in ("error", "reason", "message") if end.get(key)), "")
-    return ENDS.get(end["event"], killed) + stage + error
+    return ENDS.get(end["event"], killed) + stage, str(end.get("error", "")).strip()
 
 
 # ---------------------------------------------------------------- reading the folder
@@ -228,30 +228,40 @@ class Vote:
 
 def wrote(record: RunRecord, train: Tasks) -> dict[str, Any]:
     counts = dict(record.rounds[-1].counts if record.rounds else record.facts("examples").get("counts", {}))
-    votes, refused = count_votes(record, train), rejected(record)
+    asked = {replace(t, form=form).id: t for t in train.values() for form in (t.form, *FORMS)}
+    votes, refused = count_votes(record, asked), rejected(record)
     kept = columns(last_part(record, "examples", "kept.parquet"), "source", "task_id", "text")
     chosen = spread([(task_id, text) for source, task_id, text in kept if source != "replay"])
     turns = in_turns(refused, lambda pair: pair[1].by)
     return {
-        "counts": {k: counts[k] for k in (*COUNTS, *counts) if k in counts}, "histogram": histogram(votes),
-        "kept": [(train.get(task_id), votes.get(task_id), text, None) for task_id, text in chosen],
-        "rejected": [(train.get(e.task_id), votes.get(e.task_id), e.text, v) for e, v in turns],
+        "counts": {k: counts[k] for k in sorted(counts, key=_count_place)}, "histogram": histogram(votes),
+        "kept": [(asked.get(task_id), votes.get(task_id), text, None) for task_id, text in chosen],
+        "rejected": [(asked.get(e.task_id), votes.get(e.task_id), e.text, v) for e, v in turns],
         "reasons": _reasons([v for _, v in refused]),
     }  # fmt: skip
 
 
-def count_votes(record: RunRecord, train: Tasks) -> dict[str, Vote]:
-    """Votes on the training questions. Answers are compared letter for letter; a sample without one has no vote."""
+def _count_place(name: str) -> tuple[int, str]:
+    first = name.replace("_", " ").split()[0]
+    return (COUNTS.index(first) if first in COUNTS else len(COUNTS), name)
+
+
+def count_votes(record: RunRecord, asked: Tasks) -> dict[str, Vote]:
+    """Votes on every question sampled more than once; unprompted text is no vote, nor is a sample without an answer.
+
+    Answers are compared letter for letter. ``asked`` holds the tasks that are known by the ids of the rollouts.
+    """
     ballots: dict[str, Counter[str | None]] = {}
     for entry in record.units("rollouts"):
         for task_id, answer in columns(part(record, entry, "rows.parquet"), "task_id", "answer"):
-            if task_id in train and train[task_id].prompt:
-                ballots.setdefault(task_id, Counter())[answer] += 1
-    return {task_id: _vote(ballot, train[task_id].answer) for task_id, ballot in ballots.items()}
+            ballots.setdefault(task_id, Counter())[answer] += 1
+    ballots.pop(Task(()).id, None)
+    return {task_id: _vote(b, asked.get(task_id)) for task_id, b in ballots.items() if b.total() > 1}
 
 
-def _vote(ballot: Counter[str | None], answer: str | None) -> Vote:
+def _vote(ballot: Counter[str | None], task: Task | None) -> Vote:
     winner, count = next(((a, n) for a, n in ballot.most_common() if a is not None), (None, 0))
+    answer = task.answer if task else None
     return Vote(winner, count, ballot.total(), answer, 0 if answer is None else ballot[answer])
 
 
@@ -287,7 +297,7 @@ def _reasons(verdicts: Sequence[Verdict]) -> list[tuple[str, int, str]]:
     return [(by.removeprefix("filter:"), count, first[by]) for by, count in ranked]
 
 
-# ---------------------------------------------------------------- learning
+# ---------------------------------------------------------------- learning, answers side by side, cost
 
 
 def learning(record: RunRecord) -> dict[str, Any] | None:
@@ -312,9 +322,6 @@ def curve(values: Sequence[float | None]) -> dict[str, Any] | None:
             "y": axis(min(points), max(points), 4), "first": numbers[0], "last": numbers[-1]}  # fmt: skip
 
 
-# ---------------------------------------------------------------- before | after, in full
-
-
 def pairs(
     record: RunRecord, reports: Mapping[tuple[str, str], Report], tasks: Mapping[str, Tasks]
 ) -> dict[str, Any] | None:
@@ -324,17 +331,14 @@ def pairs(
         return None
     suite, items = both[0], reports["parent", both[0]].items
     said = [list(columns(last_part(record, "evaluation", "rows.parquet", role=role, suite=suite),
-                         "task_id", "text", "answer", "error")) for role in ("parent", "candidate")]  # fmt: skip
-    if any(tuple(row[0] for row in rows) != items for rows in said):
+                         "text", "answer", "error")) for role in ("parent", "candidate")]  # fmt: skip
+    if any(len(rows) != len(items) for rows in said):
         return None
     change = [a - b for b, a in zip(*(reports[role, suite].scores for role in ("parent", "candidate")), strict=True)]
     gained, lost = [i for i, c in enumerate(change) if c > 0], [i for i, c in enumerate(change) if c < 0]
     chosen = [("gained", i) for i in spread(gained, SHOWN - 3)] + [("lost", i) for i in spread(lost, 3)]
     rows = [(sign, tasks.get(suite, {}).get(items[i]), said[0][i], said[1][i]) for sign, i in chosen]
     return {"suite": suite, "n": len(items), "gained": len(gained), "lost": len(lost), "rows": rows}
-
-
-# ---------------------------------------------------------------- cost
 
 
 def cost(record: RunRecord) -> dict[str, Any]:

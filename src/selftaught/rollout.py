@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from selftaught.engines.base import Completion, Generates, Progress, Request, StopToken, Tokens, never, quiet
 from selftaught.tasks.base import Checker
@@ -13,17 +13,27 @@ NO_ROOM = "prompt longer than the context"
 
 
 def rollout(
-    engine: Generates, checkpoint: Checkpoint, tokens: Tokens, tasks: Sequence[Task], sampling: Sampling,
-    checkers: dict[str, Checker], *, run_seed: int, first: int = 0, stop: StopToken = never, progress: Progress = quiet,
-) -> list[Rollout]:  # fmt: skip
+    engine: Generates,
+    checkpoint: Checkpoint,
+    tokens: Tokens,
+    tasks: Sequence[Task],
+    sampling: Sampling,
+    checkers: Mapping[str, Checker],
+    *,
+    run_seed: int,
+    first: int = 0,
+    stop: StopToken = never,
+    progress: Progress = quiet,
+) -> list[Rollout]:
     """Samples ``first`` .. ``first + n - 1`` of every task, ordered by task, then sample.
 
     Sample i of a task draws its randomness from (run seed, task id, checkpoint, i) alone.
     """
     prompts = {t.id: tokens.encode(tokens.render(t.prompt, t.form)) for t in tasks}
     fits = [t for t in tasks if len(prompts[t.id]) < tokens.context]
-    requests = [Request(checkpoint, prompts[t.id], sampling, _seeds(run_seed, t, checkpoint, first, sampling.n))
-                for t in fits]  # fmt: skip
+    requests = [
+        Request(checkpoint, prompts[t.id], sampling, _seeds(run_seed, t, checkpoint, first, sampling.n)) for t in fits
+    ]
     done: dict[str, list[Rollout]] = {}
     for index, completions in engine.generate(requests, stop=stop, progress=progress):
         task, request = fits[index], requests[index]
@@ -39,15 +49,24 @@ def _seeds(run_seed: int, task: Task, checkpoint: Checkpoint, first: int, n: int
     return tuple(seed_for(run_seed, "sample", task.id, checkpoint.digest, i) for i in range(first, first + n))
 
 
-def _rollout(task: Task, request: Request, index: int, seed: int, completion: Completion, tokens: Tokens,
-             checker: Checker) -> Rollout:  # fmt: skip
+def _rollout(
+    task: Task, request: Request, index: int, seed: int, completion: Completion, tokens: Tokens, checker: Checker
+) -> Rollout:
     text = tokens.decode(completion.ids)
     truncated = completion.finish == "length"
     return Rollout(
-        task_id=task.id, index=index, author=request.checkpoint.digest, tokenizer=tokens.digest,
-        prompt_ids=request.prompt_ids, completion_ids=completion.ids, logprobs=completion.logprobs, text=text, seed=seed,
-        answer=None if truncated else checker.parse(text), error=TRUNCATED if truncated else None,
-    )  # fmt: skip
+        task_id=task.id,
+        index=index,
+        author=request.checkpoint.digest,
+        tokenizer=tokens.digest,
+        prompt_ids=request.prompt_ids,
+        completion_ids=completion.ids,
+        logprobs=completion.logprobs,
+        text=text,
+        seed=seed,
+        answer=None if truncated else checker.parse(text),
+        error=TRUNCATED if truncated else None,
+    )
 
 
 def _no_room(task: Task, checkpoint: Checkpoint, tokens: Tokens, prompt: tuple[int, ...], index: int) -> Rollout:

@@ -1,4 +1,4 @@
-"""Turn a recipe's ``auto`` values and its time budget into numbers, once, before the run; what is settled is recorded."""
+"""Turn a recipe's ``auto`` values and its time budget into numbers, once, before the run, and record them."""
 
 from __future__ import annotations
 

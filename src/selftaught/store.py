@@ -151,15 +151,41 @@ def _columns(cls: type[Any]) -> Any:
 
     text, ids = pa.string(), pa.list_(pa.int32())
     kinds: dict[type[Any], dict[str, Any]] = {
-        Task: {"prompt": text, "answer": text, "checker": text, "split": text, "group": text, "source": text,
-               "form": text},
-        Rollout: {"task_id": text, "index": pa.int32(), "author": text, "tokenizer": text, "prompt_ids": ids,
-                  "completion_ids": ids, "logprobs": pa.list_(pa.float64()), "text": text, "seed": pa.int64(),
-                  "answer": text, "error": text},
-        Example: {"prompt_ids": ids, "completion_ids": ids, "text": text, "task_id": text, "rejected_ids": ids,
-                  "loss": text, "weight": pa.float64(), "source": text, "parents": pa.list_(text)},
+        Task: {
+            "prompt": text,
+            "answer": text,
+            "checker": text,
+            "split": text,
+            "group": text,
+            "source": text,
+            "form": text,
+        },
+        Rollout: {
+            "task_id": text,
+            "index": pa.int32(),
+            "author": text,
+            "tokenizer": text,
+            "prompt_ids": ids,
+            "completion_ids": ids,
+            "logprobs": pa.list_(pa.float64()),
+            "text": text,
+            "seed": pa.int64(),
+            "answer": text,
+            "error": text,
+        },
+        Example: {
+            "prompt_ids": ids,
+            "completion_ids": ids,
+            "text": text,
+            "task_id": text,
+            "rejected_ids": ids,
+            "loss": text,
+            "weight": pa.float64(),
+            "source": text,
+            "parents": pa.list_(text),
+        },
         Verdict: {"subject": text, "by": text, "ok": pa.bool_(), "reason": text, "value": text},
-    }  # fmt: skip
+    }
     return pa.schema(list(kinds[cls].items()))
 
 
@@ -266,8 +292,10 @@ class Store:
         return entry
 
     def journal(self, event: str, **facts: Any) -> None:
-        append_line(self.folder / "journal.jsonl", {"time": round(time.time(), 3), "event": event,
-                                                    "pid": os.getpid(), "head": self.head, **facts})  # fmt: skip
+        append_line(
+            self.folder / "journal.jsonl",
+            {"time": round(time.time(), 3), "event": event, "pid": os.getpid(), "head": self.head, **facts},
+        )
 
     def unit(self, kind: str, key: Any, place: str, make: Callable[[Path], Mapping[str, Any]]) -> Unit:
         """The unit of work ``key``: read back if it is committed, else made, published and committed.
@@ -278,8 +306,10 @@ class Store:
         if name in self._units:
             return self._committed(name)
         if any(entry["place"] == place for entry in self._units.values()):
-            raise RunError(f"{self.folder / place} already holds other committed work.",
-                           hint="The recipe, the data or the program changed since; start a new run.")  # fmt: skip
+            raise RunError(
+                f"{self.folder / place} already holds other committed work.",
+                hint="The recipe, the data or the program changed since; start a new run.",
+            )
         target = self.folder / place
         temporary = target.with_name(f".tmp-{target.name}")
         remove(temporary)

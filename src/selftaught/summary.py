@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
 UNSEEN = "\u061c\u200e\u200f\u2028\u2029\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
-COUNT_ORDER = ("questions", "sampled", "answered", "voted", "made", "kept", "rejected", "replay")
+COUNT_ORDER = ("questions", "samples", "replay", "made", "kept", "rejected")  # first words, in the loop's order
 LONGEST = 240  # characters of a model's text in a summary; `selftaught ask` shows all of it
 
 
@@ -214,7 +214,8 @@ def blocks(record: RunRecord, root: Path) -> list[Block]:
 
 def _count_place(name: str) -> tuple[int, str]:
     """Counts in the order of the loop; the record keeps them by name."""
-    return (COUNT_ORDER.index(name) if name in COUNT_ORDER else len(COUNT_ORDER), name)
+    first = name.partition(" ")[0]
+    return (COUNT_ORDER.index(first) if first in COUNT_ORDER else len(COUNT_ORDER), name)
 
 
 def _rule_row(rule: Rule) -> tuple[str, ...]:
@@ -246,6 +247,7 @@ def brief(record: RunRecord) -> dict[str, Any]:
         "name": record.name,
         "path": str(record.path.resolve()),
         "recipe": record.recipe.name,
+        "method": record.recipe.method.name,
         "outcome": record.outcome,
         "labels": asdict(record.labels),
         "model": record.recipe.model,
@@ -255,9 +257,14 @@ def brief(record: RunRecord) -> dict[str, Any]:
 
 
 def runs_block(records: Iterable[RunRecord]) -> Block:
-    rows = [(r.name, r.outcome, r.recipe.name, r.recipe.model, str(r.recipe.seed), _gain(r, "dev"), _gain(r, "vault"))
-            for r in records]  # fmt: skip
-    return Block("Runs", tuple(rows), ("run", "outcome", "recipe", "model", "seed", "gain on dev", "gain on vault"))
+    rows = [_run_row(record) for record in records]
+    return Block("Runs", tuple(rows), ("run", "outcome", "method", "model", "seed", "gain on dev", "gain on vault"))
+
+
+def _run_row(record: RunRecord) -> tuple[str, ...]:
+    recipe = record.recipe
+    return (record.name, record.outcome, recipe.method.name, recipe.model, str(recipe.seed),
+            _gain(record, "dev"), _gain(record, "vault"))  # fmt: skip
 
 
 def _gain(record: RunRecord, holdout: str) -> str:
@@ -271,7 +278,7 @@ def _gain(record: RunRecord, holdout: str) -> str:
 def draw(found: Sequence[Block], console: Console, head: str = "", good: bool | None = None) -> None:
     """Print blocks: rich tables on a terminal, plain text elsewhere. ``good`` colours the headline."""
     if not console.is_terminal:
-        print(plain(found, head), file=console.file, flush=True)
+        print(plain(found, f"\n{head}" if head else ""), file=console.file, flush=True)
         return
     from rich.text import Text
 

@@ -1,4 +1,4 @@
-"""One update: mix in replay, plan every step, hand the plan to the engine. Blind to the method that made the examples."""
+"""One update: mix in replay, plan every step, hand the plan to the engine. Method-blind."""
 
 from __future__ import annotations
 
@@ -11,18 +11,27 @@ from selftaught.errors import RecipeError
 from selftaught.types import Checkpoint, Example, seed_for
 
 
-def make_job(parent: Checkpoint, examples: Sequence[Example], replay: Sequence[Example], config: TrainConfig,
-             seed: int) -> TuneJob:  # fmt: skip
+def make_job(
+    parent: Checkpoint, examples: Sequence[Example], replay: Sequence[Example], config: TrainConfig, seed: int
+) -> TuneJob:
     """The whole update as data: settings settled, every step's batch decided from the seed."""
     if config.lr == "auto" or config.kind == "auto":
         raise RecipeError("train.lr and train.kind are still auto.", hint="loop.prepare settles them; use that.")
     batches = plan(examples, replay, config, seed)
     return TuneJob(
-        parent=parent, examples=(*examples, *replay), batches=batches, kind=config.kind, lr=config.lr,
-        warmup_steps=round(config.warmup * len(batches)), min_lr_share=config.min_lr_share, clip=config.clip,
-        weight_decay=config.weight_decay, lora_rank=config.lora_rank, lora_alpha=config.lora_alpha,
+        parent=parent,
+        examples=(*examples, *replay),
+        batches=batches,
+        kind=config.kind,
+        lr=config.lr,
+        warmup_steps=round(config.warmup * len(batches)),
+        min_lr_share=config.min_lr_share,
+        clip=config.clip,
+        weight_decay=config.weight_decay,
+        lora_rank=config.lora_rank,
+        lora_alpha=config.lora_alpha,
         seed=seed_for(seed, "train"),
-    )  # fmt: skip
+    )
 
 
 def plan(examples: Sequence[Example], replay: Sequence[Example], config: TrainConfig, seed: int) -> list[list[int]]:

@@ -17,8 +17,16 @@ from typing import Any, Literal
 Message = Mapping[str, str]  # {"role": "user" | "assistant" | "system", "content": text}
 
 OUTCOMES = (
-    "promoted", "proved", "accepted", "unproven", "rejected", "nothing to train on", "paused", "stopped", "broken",
-)  # fmt: skip
+    "promoted",
+    "proved",
+    "accepted",
+    "unproven",
+    "rejected",
+    "nothing to train on",
+    "paused",
+    "stopped",
+    "broken",
+)
 Outcome = Literal[
     "promoted", "proved", "accepted", "unproven", "rejected", "nothing to train on", "paused", "stopped", "broken"
 ]
@@ -118,8 +126,15 @@ class Example:
 
     @cached_property
     def id(self) -> str:
-        return content_id("example", list(self.prompt_ids), list(self.completion_ids), list(self.rejected_ids),
-                          self.loss, float(self.weight), list(self.parents))  # fmt: skip
+        return content_id(
+            "example",
+            list(self.prompt_ids),
+            list(self.completion_ids),
+            list(self.rejected_ids),
+            self.loss,
+            float(self.weight),
+            list(self.parents),
+        )
 
 
 @dataclass(frozen=True)

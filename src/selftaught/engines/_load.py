@@ -46,8 +46,13 @@ def _from_hub(model: str) -> Path:
 
     name, _, revision = model.partition("@")
     try:
-        return Path(snapshot_download(name, revision=revision or None,
-                                      allow_patterns=["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt"]))  # fmt: skip
+        return Path(
+            snapshot_download(
+                name,
+                revision=revision or None,
+                allow_patterns=["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt"],
+            )
+        )
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         raise ModelError(
             f"{model!r} is not a folder here, and the hub did not give it: {str(error).splitlines()[0]}",
@@ -64,12 +69,16 @@ def check_folder(folder: Path) -> None:
         raise ModelError(f"The model folder {folder} cannot be read.", hint="Check its permissions.")
     config = _config(folder)
     if config.get("auto_map"):
-        raise ModelError(f"{folder} wants to run its own code (auto_map in config.json).",
-                         hint="Models that need trust_remote_code are not loaded; use one that transformers knows.")  # fmt: skip
+        raise ModelError(
+            f"{folder} wants to run its own code (auto_map in config.json).",
+            hint="Models that need trust_remote_code are not loaded; use one that transformers knows.",
+        )
     _check_weights(folder)
     if not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model", "vocab.json")):
-        raise ModelError(f"{folder} has no tokenizer (tokenizer.json).",
-                         hint="Save it there: AutoTokenizer.from_pretrained(...).save_pretrained(folder)")  # fmt: skip
+        raise ModelError(
+            f"{folder} has no tokenizer (tokenizer.json).",
+            hint="Save it there: AutoTokenizer.from_pretrained(...).save_pretrained(folder)",
+        )
 
 
 def _config(folder: Path) -> dict[str, Any]:
@@ -81,7 +90,9 @@ def _config(folder: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise ModelError(f"{path} cannot be read: {error}.", hint="Restore it or download the model again.") from error
     if not isinstance(config, dict) or "model_type" not in config:
-        raise ModelError(f"{path} is not a model config (no model_type).", hint="Is this a PEFT adapter? Merge it first.")
+        raise ModelError(
+            f"{path} is not a model config (no model_type).", hint="Is this a PEFT adapter? Merge it first."
+        )
     return config
 
 
@@ -90,10 +101,13 @@ def _check_weights(folder: Path) -> None:
     if not weights:
         pickles = sorted(p.name for p in folder.iterdir() if p.suffix in PICKLES)
         if pickles:
-            raise ModelError(f"{folder} holds pickle weights ({', '.join(pickles[:3])}), which can run code when loaded.",
-                             hint="Convert them on a machine you can lose: model.save_pretrained(folder) writes "
-                                  "safetensors.")  # fmt: skip
-        raise ModelError(f"{folder} has no weights (*.safetensors).", hint="Give the folder that save_pretrained wrote.")
+            raise ModelError(
+                f"{folder} holds pickle weights ({', '.join(pickles[:3])}), which can run code when loaded.",
+                hint="Convert them on a machine you can lose: model.save_pretrained(folder) writes safetensors.",
+            )
+        raise ModelError(
+            f"{folder} has no weights (*.safetensors).", hint="Give the folder that save_pretrained wrote."
+        )
     for path in weights:
         _check_safetensors(path)
 
@@ -105,8 +119,10 @@ def _check_safetensors(path: Path) -> None:
         length = int.from_bytes(f.read(8), "little")
         start = f.read(1)
     if size < 10 or length > min(size - 8, 100_000_000) or start != b"{":
-        raise ModelError(f"{path} is not a safetensors file (damaged, cut short, or a pickle under that name).",
-                         hint="Download or save the model again.")  # fmt: skip
+        raise ModelError(
+            f"{path} is not a safetensors file (damaged, cut short, or a pickle under that name).",
+            hint="Download or save the model again.",
+        )
 
 
 def open_checkpoint(model: str) -> Checkpoint:
@@ -144,8 +160,11 @@ class TextTokens:
             return str(messages[-1]["content"])
         if self.chat:
             return self._render_chat([dict(m) for m in messages], form)
-        turns = [self._turn(m["content"], messages[i + 1]["content"] if i + 1 < len(messages) else None, form)
-                 for i, m in enumerate(messages) if m["role"] == "user"]  # fmt: skip
+        turns = [
+            self._turn(m["content"], messages[i + 1]["content"] if i + 1 < len(messages) else None, form)
+            for i, m in enumerate(messages)
+            if m["role"] == "user"
+        ]
         return "\n\n".join(turns)
 
     def _render_chat(self, messages: list[dict[str, str]], form: str) -> str:
@@ -168,10 +187,12 @@ class TextTokens:
         return tuple(start + ids) or self._nothing()
 
     def _nothing(self) -> tuple[int, ...]:
-        """What stands for "no prompt" where there is no BOS: the end token, as documents are separated in pretraining."""
+        """No prompt, no BOS: the end token, which separates documents in pretraining."""
         if self.eos is None:
-            raise ModelError("The tokenizer has neither a begin nor an end token, so nothing can be sampled unprompted.",
-                             hint="Set bos_token or eos_token in tokenizer_config.json, or train.replay=0.")  # fmt: skip
+            raise ModelError(
+                "The tokenizer has neither a begin nor an end token, so nothing can be sampled unprompted.",
+                hint="Set bos_token or eos_token in tokenizer_config.json, or train.replay=0.",
+            )
         return (self.eos,)
 
     def encode_completion(self, text: str) -> tuple[int, ...]:
@@ -200,14 +221,21 @@ def load_model(checkpoint: Checkpoint, dtype: str, device: str) -> Any:
     import torch
     from transformers import AutoModelForCausalLM
 
+    quieten()
     try:
-        model = AutoModelForCausalLM.from_pretrained(checkpoint.model, dtype=getattr(torch, dtype),
-                                                     use_safetensors=True, trust_remote_code=False,
-                                                     attn_implementation=attention(checkpoint.model))  # fmt: skip
+        model = AutoModelForCausalLM.from_pretrained(
+            checkpoint.model,
+            dtype=getattr(torch, dtype),
+            use_safetensors=True,
+            trust_remote_code=False,
+            attn_implementation=attention(checkpoint.model),
+        )
     except Exception as error:  # transformers raises a dozen types for a bad folder: one boundary, named
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ModelError(f"The model in {checkpoint.model} cannot be loaded: {first}",
-                         hint="Does AutoModelForCausalLM.from_pretrained(folder) load it?") from error  # fmt: skip
+        raise ModelError(
+            f"The model in {checkpoint.model} cannot be loaded: {first}",
+            hint="Does AutoModelForCausalLM.from_pretrained(folder) load it?",
+        ) from error
     if checkpoint.adapter:
         from peft import PeftModel
 
@@ -215,8 +243,19 @@ def load_model(checkpoint: Checkpoint, dtype: str, device: str) -> Any:
     return model.to(device).eval()
 
 
+def quieten() -> None:
+    """Our own view shows progress; transformers' bars and notices would tear it."""
+    import warnings
+
+    from transformers.utils import logging
+
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers|peft")
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+
+
 def attention(folder: str) -> str | None:
-    """"eager" on CPU for tiny models, where it trains 1.5 times as fast (docs/LOG.md); else transformers' choice."""
+    """ "eager" on CPU for tiny models, where it trains 1.5 times as fast (docs/LOG.md); else transformers' choice."""
     import torch
 
     size = sum(p.stat().st_size for p in Path(folder).glob("*.safetensors"))

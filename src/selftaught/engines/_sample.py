@@ -56,9 +56,12 @@ def plan(requests: Sequence[Request], cache_bytes_per_token: int, max_rows: int)
         for first in range(0, len(request.seeds), limit):
             part = Part(i, first, min(first + limit, len(request.seeds)))
             previous = requests[batches[-1][-1].request] if batches else None
-            if previous is None or _kind(previous) != _kind(request) or rows + len(part) > limit or (
-                rows >= MIN_ROWS and len(request.prompt_ids) != longest
-            ):  # fmt: skip
+            if (
+                previous is None
+                or _kind(previous) != _kind(request)
+                or rows + len(part) > limit
+                or (rows >= MIN_ROWS and len(request.prompt_ids) != longest)
+            ):
                 batches.append([])
                 rows = 0
             batches[-1].append(part)
@@ -99,8 +102,16 @@ def _nucleus(scaled: torch.Tensor, top_p: float) -> torch.Tensor:
 class _Batch:
     """Rows being sampled together. ``live`` holds the row numbers still in the cache."""
 
-    def __init__(self, model: Any, prompts: list[tuple[int, ...]], owner: list[int], seeds: list[int],
-                 sampling: Sampling, ends: frozenset[int], room: int) -> None:  # fmt: skip
+    def __init__(
+        self,
+        model: Any,
+        prompts: list[tuple[int, ...]],
+        owner: list[int],
+        seeds: list[int],
+        sampling: Sampling,
+        ends: frozenset[int],
+        room: int,
+    ) -> None:
         self.model, self.sampling, self.ends = model, sampling, ends
         self.limit = min(sampling.max_tokens, room)
         self.seeds = np.array(seeds, dtype=np.uint64)
@@ -123,8 +134,14 @@ class _Batch:
         self.cache = DynamicCache(config=self.model.config)
         padded = bool((mask == 0).any())
         positions = (mask.cumsum(-1) - 1).clamp(min=0)
-        out = self.model(input_ids=ids, attention_mask=mask if padded else None, position_ids=positions,
-                         past_key_values=self.cache, use_cache=True, logits_to_keep=1)  # fmt: skip
+        out = self.model(
+            input_ids=ids,
+            attention_mask=mask if padded else None,
+            position_ids=positions,
+            past_key_values=self.cache,
+            use_cache=True,
+            logits_to_keep=1,
+        )
         index = torch.tensor(owner, device=device)
         self.cache.batch_select_indices(index)
         self.mask = mask[index] if padded else None
@@ -164,14 +181,20 @@ class _Batch:
         self.positions = self.positions + 1
         if self.mask is not None:
             self.mask = torch.cat([self.mask, self.mask.new_ones(len(self.mask), 1)], 1)
-        out = self.model(input_ids=ids[:, None], attention_mask=self.mask, position_ids=self.positions[:, None],
-                         past_key_values=self.cache, use_cache=True)  # fmt: skip
+        out = self.model(
+            input_ids=ids[:, None],
+            attention_mask=self.mask,
+            position_ids=self.positions[:, None],
+            past_key_values=self.cache,
+            use_cache=True,
+        )
         self.logits = out.logits[:, -1]
 
 
 @torch.inference_mode()
-def sample_batch(model: Any, tokens: Any, requests: Sequence[Request], parts: Sequence[Part], *,
-                 stop: StopToken = never) -> list[tuple[Part, list[Completion]]]:  # fmt: skip
+def sample_batch(
+    model: Any, tokens: Any, requests: Sequence[Request], parts: Sequence[Part], *, stop: StopToken = never
+) -> list[tuple[Part, list[Completion]]]:
     """Run one planned batch. Prompts must leave room in the context; the caller checks that."""
     asked = [requests[p.request] for p in parts]
     owner = [k for k, p in enumerate(parts) for _ in range(len(p))]
@@ -199,15 +222,22 @@ def ends(model: Any, tokens: Any) -> frozenset[int]:
 
 def cache_bytes_per_token(config: Any) -> int:
     """Bytes of keys and values that one token adds in float32; an upper guess for models with smaller caches."""
-    text = config.get_text_config()
+    text: Any = config.get_text_config()
     layers = getattr(text, "num_hidden_layers", 12)
     heads = getattr(text, "num_key_value_heads", None) or getattr(text, "num_attention_heads", 12)
     width = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
-    return int(2 * layers * heads * width * 4)
+    return int(2 * layers * int(heads or 1) * int(width) * 4)
 
 
-def run(model: Any, tokens: Any, requests: Sequence[Request], batches: Sequence[list[Part]], *,
-        stop: StopToken = never, progress: Progress = quiet) -> Iterator[list[tuple[Part, list[Completion]]]]:  # fmt: skip
+def run(
+    model: Any,
+    tokens: Any,
+    requests: Sequence[Request],
+    batches: Sequence[list[Part]],
+    *,
+    stop: StopToken = never,
+    progress: Progress = quiet,
+) -> Iterator[list[tuple[Part, list[Completion]]]]:
     """The planned batches one after the other, in this process."""
     done, total = 0, sum(len(r.seeds) for r in requests)
     for parts in batches:
@@ -218,7 +248,9 @@ def run(model: Any, tokens: Any, requests: Sequence[Request], batches: Sequence[
 
 
 @torch.inference_mode()
-def score(model: Any, sequences: Sequence[tuple[int, ...]], *, rows: int = 32, stop: StopToken = never) -> list[list[float]]:
+def score(
+    model: Any, sequences: Sequence[tuple[int, ...]], *, rows: int = 32, stop: StopToken = never
+) -> list[list[float]]:
     """Log-probabilities of ids 1..n-1 of each sequence; right-padded batches of similar length, padding ignored."""
     result: list[list[float]] = [[] for _ in sequences]
     order = sorted(range(len(sequences)), key=lambda i: len(sequences[i]))

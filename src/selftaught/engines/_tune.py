@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from selftaught.engines._losses import LOSSES
-from selftaught.engines.base import Progress, StopToken, TuneJob, Tuned, never, quiet
+from selftaught.engines.base import Progress, StopToken, Tuned, TuneJob, never, quiet
 from selftaught.errors import NonFiniteError, Stopped
 from selftaught.types import Example
 
@@ -47,20 +47,19 @@ def trainable(model: Any, job: TuneJob) -> Any:
         return model.float()
     from peft import LoraConfig, get_peft_model
 
-    config = LoraConfig(r=job.lora_rank, lora_alpha=job.lora_alpha, target_modules="all-linear",
-                        task_type="CAUSAL_LM")  # fmt: skip
+    config = LoraConfig(r=job.lora_rank, lora_alpha=job.lora_alpha, target_modules="all-linear", task_type="CAUSAL_LM")
     return get_peft_model(model, config)
 
 
-def tune(model: Any, job: TuneJob, out: Path, *, autocast: bool, stop: StopToken = never,
-         progress: Progress = quiet) -> Tuned:  # fmt: skip
+def tune(
+    model: Any, job: TuneJob, out: Path, *, autocast: bool, stop: StopToken = never, progress: Progress = quiet
+) -> Tuned:
     """Train ``model`` in place by the job's plan and save it to ``out``. Nothing is written if it left the numbers."""
     torch.manual_seed(job.seed % 2**63)
     stored = next(model.parameters()).dtype
     model = trainable(model, job).train()
     learned = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(learned, lr=job.lr, betas=(0.9, 0.98), weight_decay=job.weight_decay,
-                                  fused=True)  # fmt: skip
+    optimizer = torch.optim.AdamW(learned, lr=job.lr, betas=(0.9, 0.98), weight_decay=job.weight_decay, fused=True)
     losses: list[float] = []
     norms: list[float] = []
     tokens = refused = 0
@@ -94,7 +93,7 @@ def _backward(model: Any, examples: Sequence[Example], autocast: bool) -> tuple[
             logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits
         mean = LOSSES[part[0].loss](logits, ids, weights) / max(1, total)
         mean.backward()  # type: ignore[no-untyped-call]
-        loss += float(mean)
+        loss += float(mean.detach())
     return loss, total
 
 
@@ -122,8 +121,10 @@ def _refuse(step: int, loss: float, norm: float, refused: int) -> int:
 def _save(model: Any, job: TuneJob, out: Path, stored: torch.dtype) -> None:
     for name, parameter in model.named_parameters():
         if parameter.requires_grad and not bool(torch.isfinite(parameter).all()):
-            raise NonFiniteError(f"After training, {name} holds NaN or infinite values. Nothing was saved.",
-                                 hint="Lower train.lr, or raise train.warmup.")  # fmt: skip
+            raise NonFiniteError(
+                f"After training, {name} holds NaN or infinite values. Nothing was saved.",
+                hint="Lower train.lr, or raise train.warmup.",
+            )
     if job.kind == "full":
         model = model.to(stored)
         for path in Path(job.parent.model).iterdir():

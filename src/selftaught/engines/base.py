@@ -27,7 +27,7 @@ def quiet(done: int, total: int, unit: str) -> None:
 
 @dataclass(frozen=True)
 class Request:
-    """``len(seeds)`` samples of one prompt from one checkpoint; sample i draws its randomness from ``seeds[i]`` alone."""
+    """``len(seeds)`` samples of one prompt from one checkpoint; sample i's randomness comes from ``seeds[i]`` alone."""
 
     checkpoint: Checkpoint
     prompt_ids: tuple[int, ...]
@@ -37,7 +37,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Completion:
-    """``ids`` with the end token if one was drawn; ``logprobs`` under the distribution sampled from (after temperature)."""
+    """``ids`` with the end token if one was drawn; ``logprobs`` under the distribution sampled from."""
 
     ids: tuple[int, ...]
     logprobs: tuple[float, ...]
@@ -100,7 +100,7 @@ class Generates(Protocol):
     def generate(
         self, requests: Sequence[Request], *, stop: StopToken = never, progress: Progress = quiet
     ) -> Iterator[tuple[int, list[Completion]]]:
-        """Yield (index of the request, its completions in seed order) as requests finish. ``progress`` counts samples."""
+        """Yield (request index, its completions in seed order) as requests finish. ``progress`` counts samples."""
         ...
 
 

@@ -1,9 +1,9 @@
 """The shipped fake at the engine seam: no weights, no torch, but honest behaviour that unit tests can reason about.
 
 A scripted model is one number, its skill: the chance that it works a sum out rightly. Wrong answers scatter, so a
-majority of its samples is right far more often than one sample. Tuning raises the skill by ``learns`` times the share of
-right answers among the examples above the parent's skill, and lowers it when they are worse. ``model: scripted:0.6``
-starts one; a tuned one is a folder holding ``scripted.json``.
+majority of its samples is right far more often than one sample. Tuning moves the skill towards the share of right
+answers among the examples, by ``learns`` of the distance: up when they are better than the parent, down when worse.
+``model: scripted:0.6`` starts one; a tuned one is a folder holding ``scripted.json``.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 from pydantic import Field
 
 from selftaught.config import Section
-from selftaught.engines.base import Completion, Progress, Request, StopToken, TuneJob, Tuned, never, quiet
+from selftaught.engines.base import Completion, Progress, Request, StopToken, Tuned, TuneJob, never, quiet
 from selftaught.errors import ModelError, NonFiniteError, Stopped
 from selftaught.types import Checkpoint, Message, digest, seed_for
 
@@ -74,8 +74,14 @@ class Scripted:
         return ByteTokens(self.options.context)
 
     def describe(self, checkpoint: Checkpoint) -> Mapping[str, str | int | float | bool]:
-        return {"architecture": "scripted", "parameters": 1, "device": "none", "dtype": "none", "threads": 1,
-                "processes": 1}  # fmt: skip
+        return {
+            "architecture": "scripted",
+            "parameters": 1,
+            "device": "none",
+            "dtype": "none",
+            "threads": 1,
+            "processes": 1,
+        }
 
     def generate(
         self, requests: Sequence[Request], *, stop: StopToken = never, progress: Progress = quiet

@@ -18,9 +18,13 @@ from pydantic import Field
 
 from selftaught.config import PromptConfig, Section
 from selftaught.engines import _load
-from selftaught.engines.base import Completion, Progress, Request, StopToken, Tokens, TuneJob, Tuned, never, quiet
+from selftaught.engines.base import Completion, Progress, Request, StopToken, Tokens, Tuned, TuneJob, never, quiet
 from selftaught.errors import ModelError, Stopped
 from selftaught.types import Checkpoint
+
+# GNU OpenMP threads that spin while they wait make two busy processes ten times slower each; yielding after a thousand
+# rounds costs a lone process a few percent (docs/LOG.md). Must be set before torch starts its threads.
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 TINY_BYTES = 200_000_000  # float32 weights below this: processes; above: threads
 POLL_SECONDS = 0.2
@@ -54,10 +58,18 @@ class TorchEngine:
         import transformers
 
         model = self._model(checkpoint)
-        return {"architecture": type(model).__name__, "parameters": sum(p.numel() for p in model.parameters()),
-                "device": self.device, "dtype": self._dtype(checkpoint), "threads": self._threads(),
-                "processes": self._processes(checkpoint), "autocast": self._autocast(), "torch": torch.__version__,
-                "transformers": transformers.__version__, "cpu": torch.backends.cpu.get_cpu_capability()}  # fmt: skip
+        return {
+            "architecture": type(model).__name__,
+            "parameters": sum(p.numel() for p in model.parameters()),
+            "device": self.device,
+            "dtype": self._dtype(checkpoint),
+            "threads": self._threads(),
+            "processes": self._processes(checkpoint),
+            "autocast": self._autocast(),
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+            "cpu": torch.backends.cpu.get_cpu_capability(),
+        }
 
     @property
     def device(self) -> str:
@@ -101,8 +113,6 @@ class TorchEngine:
     def generate(
         self, requests: Sequence[Request], *, stop: StopToken = never, progress: Progress = quiet
     ) -> Iterator[tuple[int, list[Completion]]]:
-        from selftaught.engines import _sample
-
         _check_room(requests, self.tokens)
         gathered: dict[int, list[tuple[int, list[Completion]]]] = {}
         missing = {i: len(r.seeds) for i, r in enumerate(requests)}
@@ -113,7 +123,6 @@ class TorchEngine:
                 if missing[part.request] == 0:
                     ordered = sorted(gathered.pop(part.request), key=lambda item: item[0])
                     yield part.request, [c for _, some in ordered for c in some]
-        assert _sample is not None
 
     def _batches(self, requests: Sequence[Request], stop: StopToken, progress: Progress) -> Iterator[Any]:
         """Planned batches, on worker processes where that pays; requests of one call may name several checkpoints."""
@@ -131,8 +140,14 @@ class TorchEngine:
             for finished in results:
                 yield [(_sample.Part(mine[p.request], p.first, p.last), c) for p, c in finished]
 
-    def _spread(self, checkpoint: Checkpoint, requests: Sequence[Request], batches: Sequence[Any],
-                stop: StopToken, progress: Progress) -> Iterator[Any]:  # fmt: skip
+    def _spread(
+        self,
+        checkpoint: Checkpoint,
+        requests: Sequence[Request],
+        batches: Sequence[Any],
+        stop: StopToken,
+        progress: Progress,
+    ) -> Iterator[Any]:
         """Batches over worker processes of one thread each. Which worker runs a batch does not change its result."""
         pool = self._workers(self._processes(checkpoint))
         arguments = (checkpoint, self._dtype(checkpoint), self.options.prompt)
@@ -167,9 +182,9 @@ class TorchEngine:
         return _sample.score(self._model(checkpoint), sequences, stop=stop)
 
     def tune(self, job: TuneJob, out: Path, *, stop: StopToken = never, progress: Progress = quiet) -> Tuned:
-        from selftaught.engines import _tune
-
         import torch
+
+        from selftaught.engines import _tune
 
         torch.set_num_threads(self._threads())
         stored = _stored_dtype(job.parent.model) if job.kind == "lora" else "float32"
@@ -189,8 +204,9 @@ class TorchEngine:
 
 @lru_cache(maxsize=8)
 def _tokens(folder: str, prompt: PromptConfig) -> _load.TextTokens:
-    return _load.load_tokens(Path(folder), chat=prompt.use_chat_template, form=prompt.format,
-                             step_by_step=prompt.step_by_step)  # fmt: skip
+    return _load.load_tokens(
+        Path(folder), chat=prompt.use_chat_template, form=prompt.format, step_by_step=prompt.step_by_step
+    )
 
 
 def _weight_bytes(folder: str) -> int:
@@ -217,8 +233,10 @@ def _check_room(requests: Sequence[Request], tokens: Any) -> None:
     for request in requests:
         context = tokens(request.checkpoint).context
         if len(request.prompt_ids) >= context:
-            raise ModelError(f"A prompt of {len(request.prompt_ids)} tokens leaves no room in a context of {context}.",
-                             hint="Shorten the question, or use a model with a longer context.")  # fmt: skip
+            raise ModelError(
+                f"A prompt of {len(request.prompt_ids)} tokens leaves no room in a context of {context}.",
+                hint="Shorten the question, or use a model with a longer context.",
+            )
 
 
 def _cut(requests: Sequence[Request], parts: Sequence[Any]) -> tuple[list[Request], list[Any]]:
@@ -243,16 +261,14 @@ def _start_worker() -> None:
     import signal
 
     import torch
-    from transformers.utils import logging
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides; it terminates us
     torch.set_num_threads(1)
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
 
 
-def _work(checkpoint: Checkpoint, dtype: str, prompt: PromptConfig, requests: list[Request],
-          parts: list[Any]) -> list[list[Completion]]:  # fmt: skip
+def _work(
+    checkpoint: Checkpoint, dtype: str, prompt: PromptConfig, requests: list[Request], parts: list[Any]
+) -> list[list[Completion]]:
     from selftaught.engines import _sample
 
     if checkpoint.digest not in _WORKER:

@@ -43,15 +43,15 @@ class QuestionWriting(Section):
     max_tokens: int = Field(default=64, ge=1)
 
 
-class Options(Section):
+class LmsiOptions(Section):
     samples: int = Field(default=32, ge=2)  # m in the paper; 15 come close to 32
     temperature: float = Field(default=0.7, gt=0)
     top_p: float = Field(default=1.0, gt=0, le=1)
     top_k: int = Field(default=0, ge=0)
     max_tokens: int = Field(default=256, ge=1)
-    min_share: float = Field(default=0.0, ge=0, le=1)  # share of the m samples the majority must reach; the paper has none
+    min_share: float = Field(default=0.0, ge=0, le=1)  # share of the samples the majority must reach; none in the paper
     sample_format: Literal["direct", "zero_shot_cot", "few_shot_cot"] = "few_shot_cot"
-    formats: list[Format] = ["few_shot_cot", "few_shot_answer", "zero_shot_cot", "answer_only"]
+    formats: tuple[Format, ...] = ("few_shot_cot", "few_shot_answer", "zero_shot_cot", "answer_only")
     answer_text: str = "The answer is {answer}."  # the completion of the answer-only formats
     exemplars: list[Exemplar] | Literal["self"] = "self"  # self: the model writes the rationales (section 4.1.3)
     exemplar_count: int = Field(default=4, ge=1)
@@ -89,10 +89,10 @@ def decided(rollouts: Sequence[Rollout], remaining: int) -> bool:
 
 
 class SelfConsistency:
-    Options = Options
+    Options = LmsiOptions
     name = "self_consistency"
 
-    def __init__(self, options: Options) -> None:
+    def __init__(self, options: LmsiOptions) -> None:
         self.options = options
         self._exemplars: tuple[Exemplar, ...] | None = None
         self._written: set[str] = set()
@@ -143,8 +143,12 @@ class SelfConsistency:
         chosen = _pick(bench, "exemplars", 4 * self.options.exemplar_count)
         asked = [replace(t, form="cot") for t in chosen]
         groups = bench.generate(asked, Sampling(1, 0.0, max_tokens=self.options.max_tokens))
-        good = [Exemplar(question=t.question, rationale=r.text.strip(), answer=r.answer)
-                for t, rollouts in groups for r in rollouts if r.answer is not None]  # fmt: skip
+        good = [
+            Exemplar(question=t.question, rationale=r.text.strip(), answer=r.answer)
+            for t, rollouts in groups
+            for r in rollouts
+            if r.answer is not None
+        ]
         bench.note("exemplars written by the model", len(good[: self.options.exemplar_count]))
         return tuple(good[: self.options.exemplar_count])
 
@@ -154,15 +158,22 @@ class SelfConsistency:
         prompts = []
         for i in range(o.count):
             seeds = [t.question for t in _pick(bench, f"questions {i}", o.seeds)]
-            prompts.append(Task(({"role": "user", "content": "\n".join(f"Q: {q}" for q in seeds) + "\nQ:"},),
-                                checker=bench.tasks[0].checker, form="raw"))  # fmt: skip
+            prompts.append(
+                Task(
+                    ({"role": "user", "content": "\n".join(f"Q: {q}" for q in seeds) + "\nQ:"},),
+                    checker=bench.tasks[0].checker,
+                    form="raw",
+                )
+            )
         drawn = bench.generate(prompts, Sampling(1, 1.0, max_tokens=o.max_tokens, stop=("\n",)))
         lines = [r.text.strip().splitlines()[0].strip() for _, rollouts in drawn for r in rollouts if r.text.strip()]
         known = {t.question for t in bench.tasks}
         fresh = [q for q in dict.fromkeys(lines) if q and q not in known]
         bench.note("questions written by the model", len(fresh))
-        return [replace(bench.tasks[0], prompt=({"role": "user", "content": q},), group=None, source="written")
-                for q in fresh]  # fmt: skip
+        return [
+            replace(bench.tasks[0], prompt=({"role": "user", "content": q},), group=None, source="written")
+            for q in fresh
+        ]
 
     # ------------------------------------------------------------ learning
 

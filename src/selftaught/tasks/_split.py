@@ -6,7 +6,6 @@ within one unit, whatever the order of the file; a unit never crosses a cut.
 
 from __future__ import annotations
 
-import math
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -146,10 +145,8 @@ class Pool:
     notes: tuple[str, ...] = ()
 
 
-def assemble(
-    pool: Pool, shares: Mapping[str, float], seed: int, *, limit: int | None = None, scale: float = 1.0
-) -> TaskSet:
-    """Deduplicate, split, keep the suites apart, and shrink train to ``limit`` and ``scale``.
+def assemble(pool: Pool, shares: Mapping[str, float], seed: int, *, limit: int | None = None) -> TaskSet:
+    """Deduplicate, split, keep the suites apart, and cut train to ``limit``.
 
     Unlabelled questions, or a holdout of their own, leave all labelled ones of the split file to dev and vault.
     Raises DataError for conflicting answers and where nothing is left to train on.
@@ -173,7 +170,7 @@ def assemble(
     if not (dev or parts.vault) and not any(t.answer for t in train):
         notes.append(NO_LABELS)
     return TaskSet(
-        train=_shrink(train, limit, scale),
+        train=_first(train, limit),
         dev=dev,
         vault=parts.vault,
         guards={"guard": tuple(replace(t, split="guard") for t in guard_tasks)} if guard_tasks else {},
@@ -192,12 +189,11 @@ def _without_duplicates(pool: Pool) -> tuple[list[Task], list[Task] | None, list
     return tasks, holdout if pool.holdout is not None else None, guard, first + second + third
 
 
-def _shrink(train: Sequence[Task], limit: int | None, scale: float) -> tuple[Task, ...]:
-    """The first ``limit``, then ``scale`` of them, in hash order: a smaller set is always part of a larger one."""
+def _first(train: Sequence[Task], limit: int | None) -> tuple[Task, ...]:
+    """The first ``limit`` in hash order: a smaller set is always part of a larger one."""
     if not train:
         raise DataError(
             "No question is left to train on.",
             hint="Add questions (answers are optional), or raise tasks.train, the share that is trained on.",
         )
-    kept = train[:limit]
-    return tuple(kept[: max(1, math.ceil(len(kept) * scale))])
+    return tuple(train[:limit])

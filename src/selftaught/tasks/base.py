@@ -62,8 +62,8 @@ class Source(Protocol):
 
     Options: Any
 
-    def load(self, seed: int, scale: float = 1.0) -> TaskSet:
-        """Read or generate everything. ``scale`` in (0, 1] shrinks the number of training questions (budget.minutes).
+    def load(self, seed: int) -> TaskSet:
+        """Read or generate everything; suites in hash order or drawn at random, so that a prefix is a fair sample.
 
         Raises DataError with file, line and counts; nothing is skipped silently.
         """

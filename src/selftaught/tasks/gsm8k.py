@@ -37,7 +37,7 @@ class Gsm8k:
     def __init__(self, options: _Options) -> None:
         self.options = options
 
-    def load(self, seed: int, scale: float = 1.0) -> TaskSet:
+    def load(self, seed: int) -> TaskSet:
         """Raises DataError naming the line that is not in GSM8K's format."""
         train, test = _files(Path(self.options.path).expanduser())
         number = checker("number")
@@ -50,7 +50,7 @@ class Gsm8k:
             checkers={number.name: number},
             notes=tuple(f.summary for f in files),
         )
-        return assemble(pool, self.options.shares, seed, limit=self.options.limit, scale=scale)
+        return assemble(pool, self.options.shares, seed, limit=self.options.limit)
 
 
 def _files(path: Path) -> tuple[Path, Path | None]:

@@ -53,9 +53,9 @@ class Jsonl:
     def __init__(self, options: _Options) -> None:
         self.options = options
 
-    def load(self, seed: int, scale: float = 1.0) -> TaskSet:
+    def load(self, seed: int) -> TaskSet:
         """Raises DataError (file, line, counts) and RecipeError (checker); see tasks/base.py."""
-        return self.arrange(self.read(), seed, scale)
+        return self.arrange(self.read(), seed)
 
     def read(self) -> Files:
         """The files of the recipe, row by row."""
@@ -65,7 +65,7 @@ class Jsonl:
         assert read[0] is not None
         return Files(read[0], read[1], read[2])
 
-    def arrange(self, files: Files, seed: int, scale: float = 1.0) -> TaskSet:
+    def arrange(self, files: Files, seed: int) -> TaskSet:
         """What was read, split and checked."""
         o = self.options
         main = self.checker(files)
@@ -79,7 +79,7 @@ class Jsonl:
             checkers={c.name: c for c in (main, guard)},
             notes=(*notes, f"checker: {main.name}, {how}"),
         )
-        return assemble(pool, o.shares, seed, limit=o.limit, scale=scale)
+        return assemble(pool, o.shares, seed, limit=o.limit)
 
     def checker(self, files: Files) -> Checker:
         """The recipe's checker, or the one that all gold answers fit."""

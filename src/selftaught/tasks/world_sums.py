@@ -66,7 +66,7 @@ class WorldSums:
     def __init__(self, options: _Options) -> None:
         self.options = options
 
-    def load(self, seed: int, scale: float = 1.0) -> TaskSet:
+    def load(self, seed: int) -> TaskSet:
         """Raises DataError where a suite asks for more different questions than can be found."""
         o = self.options
         taken: set[str] = set()
@@ -74,7 +74,7 @@ class WorldSums:
             _Suite("vault", o.vault, self._sum, "number"),
             _Suite("dev", o.dev, self._sum, "number"),
             _Suite("guard", o.guard, sort_question, "exact"),
-            _Suite("train", max(1, round(o.train * scale)), self._sum, "number"),
+            _Suite("train", o.train, self._sum, "number"),
         )
         suites = {suite.split: _draw(suite, seed, taken) for suite in wanted}
         return TaskSet(

@@ -1,0 +1,67 @@
+# make help says what there is. Needs python3 (3.11 or newer, with venv) and nothing else; runs on GNU make and a POSIX sh.
+
+PYTHON ?= python3
+# cpu: never a CUDA build. any: whatever your index offers first, which on Linux is the CUDA build.
+TORCH ?= cpu
+ARGS ?=
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help venv demo test test-all bundled study-sums clean
+
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+BIN := .venv/bin
+STAMP := .venv/.installed
+PIP := $(BIN)/python -m pip
+TORCH_VERSION := $(shell sed -n 's/^torch==//p' constraints.txt)
+TORCH_INDEX := https://download.pytorch.org/whl/cpu
+SEED := $(shell echo $$(( $$(date +%s) % 2147483647 )))
+
+help: ## this list
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' Makefile | while IFS='|' read -r name text; do \
+		printf '  make %-11s %s\n' "$$name" "$$text"; done
+
+venv: $(STAMP) ## make .venv with the tested versions (TORCH=any for a GPU machine)
+
+$(STAMP): pyproject.toml constraints.txt
+	@command -v "$(PYTHON)" >/dev/null || { \
+		echo "There is no $(PYTHON) here. Install Python 3.11 or newer, or name one: make $(MAKECMDGOALS) PYTHON=python3.12" >&2; exit 1; }
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+		echo "$$("$(PYTHON)" --version 2>&1) is too old: 3.11 or newer is needed. Name one: make $(MAKECMDGOALS) PYTHON=python3.12" >&2; exit 1; }
+	@"$(PYTHON)" -c 'import ensurepip, venv' 2>/dev/null || { \
+		echo "$(PYTHON) cannot make virtual environments. On Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }
+	"$(PYTHON)" -m venv .venv
+	$(PIP) install --upgrade pip
+	@if [ "$(TORCH)-$$(uname -s)" = cpu-Linux ]; then \
+		echo "installing torch $(TORCH_VERSION), the build without CUDA (make venv TORCH=any takes another)"; \
+		$(PIP) install "torch==$(TORCH_VERSION)+cpu" -c constraints.txt 2>/dev/null || \
+		$(PIP) install "torch==$(TORCH_VERSION)+cpu" -c constraints.txt --extra-index-url $(TORCH_INDEX) || { \
+			echo "Neither your index nor $(TORCH_INDEX) gave torch $(TORCH_VERSION) without CUDA." >&2; \
+			echo "To take the build that your index offers: make $(MAKECMDGOALS) TORCH=any" >&2; exit 1; }; \
+	else $(PIP) install "torch==$(TORCH_VERSION)" -c constraints.txt; fi
+	$(PIP) install -e ".[dev]" -c constraints.txt
+	@touch $@
+
+demo: venv ## the bundled model teaches itself, with a fresh seed (ARGS="seed=3 train.lr=1e-4" to change a setting)
+	@$(if $(filter seed=%,$(ARGS)),,echo "seed $(SEED); for the same run again: make demo ARGS=seed=$(SEED)")
+	$(BIN)/selftaught run recipes/self_consistency.yaml $(if $(filter seed=%,$(ARGS)),,seed=$(SEED)) $(ARGS)
+
+test: venv ## style, types and every test under a minute
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -m "not slow" $(ARGS)
+
+test-all: venv ## every test, the slow ones too
+	$(BIN)/python -m pytest $(ARGS)
+
+bundled: venv ## train the bundled model again (training/)
+	$(BIN)/python training/sums.py $(ARGS)
+
+study-sums: venv ## the study of the sums world; goes on where it stopped (benchmarks/studies/)
+	$(BIN)/python benchmarks/studies/sums.py $(ARGS)
+
+clean: ## remove .venv and caches; runs/ stays
+	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+	find . -name '*.egg-info' -type d -prune -exec rm -rf {} +

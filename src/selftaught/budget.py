@@ -1,0 +1,127 @@
+"""Size a run to ``budget.minutes``: measure the pace here on a few of its own questions, then shrink.
+
+The pace is wall time and differs from day to day; what is decided from it (two shares) is written into the recipe
+before the run, so that the run itself stays reproducible.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from selftaught import load
+from selftaught.config import Recipe
+from selftaught.engines.base import Engine
+from selftaught.errors import RecipeError
+from selftaught.rollout import rollout
+from selftaught.tasks.base import TaskSet
+from selftaught.train import make_job
+from selftaught.types import Checkpoint, Example, Rollout, Task
+
+PROBE_QUESTIONS = 32
+SAFETY = 0.8  # plan for this share of the budget: paces vary
+MIN_QUESTIONS = 20
+
+
+@dataclass(frozen=True)
+class Pace:
+    """Seconds on this machine: to start, per sample, per judged answer, per trained example."""
+
+    start: float
+    sample: float
+    answer: float
+    example: float
+
+
+def fit(recipe: Recipe, engine: Engine, tasks: TaskSet) -> tuple[Recipe, tuple[str, ...]]:
+    """The recipe with ``budget.train_share`` and ``budget.holdout_share`` set, and what was decided in words.
+
+    Raises RecipeError when not even a small run fits.
+    """
+    if recipe.budget.minutes is None or not tasks.train:
+        return recipe, ()
+    pace = measure(recipe, engine, tasks)
+    train, holdout = shares(recipe, tasks, pace)
+    budget = recipe.budget.model_copy(update={"train_share": train, "holdout_share": holdout})
+    note = (
+        f"budget: {recipe.budget.minutes:g} minutes allow {train:.0%} of the training questions "
+        f"and {holdout:.0%} of the held-out ones"
+    )
+    return recipe.model_copy(update={"budget": budget}), (note,)
+
+
+def shares(recipe: Recipe, tasks: TaskSet, pace: Pace) -> tuple[float, float]:
+    """(train share, holdout share), each in (0, 1]: judging may take at most half, learning gets the rest."""
+    seconds = SAFETY * 60 * (recipe.budget.minutes or 0) - pace.start
+    judged = 2 * (len(tasks.dev) + len(tasks.vault) + sum(len(g) for g in tasks.guards.values()))
+    judging = judged * pace.answer
+    samples = int(recipe.method.options.get("samples", 1))
+    replay = recipe.train.replay_samples * pace.sample if recipe.train.replay else 0.0
+    trained = samples * recipe.train.epochs / (1 - min(recipe.train.replay, 0.9)) * pace.example
+    learning = len(tasks.train) * (samples * pace.sample + trained)
+    holdout = min(1.0, 0.5 * seconds / judging) if judging else 1.0
+    left = seconds - replay - holdout * judging
+    train = min(1.0, left / learning) if learning else 1.0
+    if seconds <= 0 or train * len(tasks.train) < min(MIN_QUESTIONS, len(tasks.train)):
+        least = (pace.start + replay + judging / 2 + MIN_QUESTIONS * learning / max(1, len(tasks.train))) / 60 / SAFETY
+        raise RecipeError(
+            f"budget.minutes={recipe.budget.minutes:g} is too short for this model here.",
+            hint=f"Give about {least:.0f} minutes or more, or lower method.samples, train.epochs or method.max_tokens.",
+        )
+    return round(train, 3), round(holdout, 3)
+
+
+def measure(recipe: Recipe, engine: Engine, tasks: TaskSet) -> Pace:
+    """Run a small piece of each kind of work and time it; the first call of each warms up and counts as start."""
+    method = load.make("methods", recipe.method)
+    parent = engine.open(recipe.model)
+    tokens = engine.tokens(parent)
+    some = [method.ask(t) for t in tasks.train[:PROBE_QUESTIONS]]
+
+    def draw(n: int, temperature: float) -> list[Rollout]:
+        sampling = replace(method.sampling(), n=n, temperature=temperature)
+        return rollout(engine, parent, tokens, some, sampling, tasks.checkers, run_seed=recipe.seed)
+
+    n = method.sampling().n
+    start, rows = timed(lambda: draw(n, method.sampling().temperature))
+    sampling, rows = timed(lambda: draw(n, method.sampling().temperature))
+    answering, _ = timed(lambda: draw(1, 0.0))
+    training = _time_training(recipe, engine, parent, rows)
+    return Pace(start, sampling / len(rows), answering / len(some), training)
+
+
+def _time_training(recipe: Recipe, engine: Engine, parent: Checkpoint, rows: list[Rollout]) -> float:
+    examples = [Example(r.prompt_ids, r.completion_ids, r.text, r.task_id) for r in rows if r.completion_ids]
+    if not examples:
+        return 0.0
+    config = recipe.train.model_copy(update={"epochs": 1.0, "steps": None})
+    job = make_job(parent, examples, [], config, recipe.seed)
+    with tempfile.TemporaryDirectory() as folder:
+        seconds, _ = timed(lambda: engine.tune(job, Path(folder)))
+    return seconds / len(examples)
+
+
+def timed(work: Callable[[], Any]) -> tuple[float, Any]:
+    began = time.monotonic()
+    result = work()
+    return time.monotonic() - began, result
+
+
+def trim(tasks: TaskSet, recipe: Recipe) -> TaskSet:
+    """The first shares of every suite. Suites are in hash order or drawn at random, so a prefix is a fair sample."""
+    train, holdout = recipe.budget.train_share, recipe.budget.holdout_share
+    return replace(
+        tasks,
+        train=head(tasks.train, train),
+        dev=head(tasks.dev, holdout),
+        vault=head(tasks.vault, holdout),
+        guards={name: head(suite, holdout) for name, suite in tasks.guards.items()},
+    )
+
+
+def head(tasks: tuple[Task, ...], share: float) -> tuple[Task, ...]:
+    return tasks[: max(1, round(share * len(tasks)))] if tasks else ()

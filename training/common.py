@@ -1,0 +1,161 @@
+"""What the bundled models share: a byte-fallback BPE tokenizer, pretraining from scratch, a model folder with its card.
+
+The folders are ordinary: ``AutoModelForCausalLM.from_pretrained`` reads them, and nothing in the package knows them.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+
+import torch
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers.utils import logging
+
+PAD, BOS, EOS, UNK = "<pad>", "<s>", "</s>", "<unk>"
+SPECIAL = [PAD, BOS, EOS, UNK]
+PIECES = r"\d| ?\p{L}+|[^\p{L}\d]+"  # digits stand alone; words take the space before them
+CONTEXT = 1024
+CHAT_TEMPLATE = (
+    "{% for m in messages %}{% if m['role'] == 'user' %}{{ 'Q: ' + m['content'] + '\\nA: ' }}"
+    "{% elif m['role'] == 'assistant' %}{{ m['content'] + eos_token + bos_token }}{% endif %}{% endfor %}"
+)
+Document = tuple[str, str]  # question with its frame, answer
+
+
+@dataclass(frozen=True)
+class Settings:
+    """One pretraining run. A step holds ``documents`` fresh documents; every ``long_every``-th is packed to full context."""
+
+    steps: int
+    documents: int = 64
+    lr: float = 2e-3
+    warmup: int = 100
+    min_lr_share: float = 0.02
+    prompt_weight: float = 0.1  # loss on questions: enough to learn their form, not their digits
+    long_every: int = 16
+    hidden: int = 128
+    layers: int = 4
+    heads: int = 4
+    seed: int = 0
+    threads: int = 2
+
+
+def make_tokenizer(texts: Iterable[str], vocabulary: int) -> PreTrainedTokenizerFast:
+    """A BPE tokenizer learnt on ``texts`` with all 256 bytes as fallback, so that no text is ever unknown."""
+    pieces = pre_tokenizers.Split(Regex(PIECES), "isolated")
+    learner = Tokenizer(models.BPE())
+    learner.pre_tokenizer = pieces
+    learner.train_from_iterator(texts, trainers.BpeTrainer(vocab_size=vocabulary, show_progress=False))
+    learnt = json.loads(learner.to_str())["model"]
+    vocab = {piece: i for i, piece in enumerate(SPECIAL + [f"<0x{b:02X}>" for b in range(256)])}
+    for piece in sorted(learnt["vocab"], key=learnt["vocab"].get):
+        vocab.setdefault(piece, len(vocab))
+    merges = [tuple(m) if isinstance(m, list) else tuple(m.split(" ")) for m in learnt["merges"]]
+    tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=merges, unk_token=UNK, byte_fallback=True, fuse_unk=True))
+    tokenizer.pre_tokenizer = pieces
+    tokenizer.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse()])
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token=BOS, eos_token=EOS, pad_token=PAD, unk_token=UNK,
+        model_max_length=CONTEXT, clean_up_tokenization_spaces=False,
+    )  # fmt: skip
+    fast.chat_template = CHAT_TEMPLATE
+    return fast
+
+
+def make_model(tokenizer: PreTrainedTokenizerFast, settings: Settings) -> LlamaForCausalLM:
+    torch.manual_seed(settings.seed)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer), hidden_size=settings.hidden, intermediate_size=3 * settings.hidden,
+        num_hidden_layers=settings.layers, num_attention_heads=settings.heads, num_key_value_heads=settings.heads,
+        max_position_embeddings=CONTEXT, tie_word_embeddings=True, attn_implementation="eager",
+        bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
+    )  # fmt: skip
+    return LlamaForCausalLM(config)
+
+
+def encode(tokenizer: PreTrainedTokenizerFast, documents: Sequence[Document], prompt_weight: float) -> list[Any]:
+    """(ids, loss weight of each id) per document, between begin and end tokens."""
+    whole = tokenizer([q + a for q, a in documents], add_special_tokens=False)["input_ids"]
+    asked = tokenizer([q for q, _ in documents], add_special_tokens=False)["input_ids"]
+    start, end = tokenizer.bos_token_id, tokenizer.eos_token_id
+    return [
+        ([start, *ids, end], [prompt_weight] * (len(q) + 1) + [1.0] * (len(ids) - len(q) + 1))
+        for ids, q in zip(whole, asked, strict=True)
+    ]
+
+
+def pack(rows: Sequence[Any]) -> list[Any]:
+    """Documents one after the other in rows of at most the context."""
+    packed: list[Any] = [([], [])]
+    for ids, weights in rows:
+        if len(packed[-1][0]) + len(ids) > CONTEXT:
+            packed.append(([], []))
+        packed[-1] = (packed[-1][0] + ids, packed[-1][1] + weights)
+    return packed
+
+
+def learn(model: Any, rows: Sequence[Any]) -> float:
+    """Add the gradients of one step, in two micro-batches of like lengths; returns the mean loss on answers, in nats."""
+    rows = sorted(rows, key=lambda row: len(row[0]))
+    answers = sum(w == 1.0 for _, weights in rows for w in weights)
+    half = (len(rows) + 1) // 2
+    total = 0.0
+    for part in (rows[:half], rows[half:]):
+        if not part:
+            continue
+        width = max(len(ids) for ids, _ in part)
+        ids = torch.tensor([i + [0] * (width - len(i)) for i, _ in part])
+        weights = torch.tensor([w + [0.0] * (width - len(w)) for _, w in part])
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            logits = model(input_ids=ids, attention_mask=(weights > 0).long(), use_cache=False).logits
+        each = torch.nn.functional.cross_entropy(logits[:, :-1].float().transpose(1, 2), ids[:, 1:], reduction="none")
+        loss = (each * weights[:, 1:]).sum() / answers
+        loss.backward()
+        total += float((each.detach() * (weights[:, 1:] == 1.0)).sum()) / answers
+    return total
+
+
+def pretrain(model: Any, tokenizer: PreTrainedTokenizerFast, draw: Callable[[int], list[Document]],
+             settings: Settings) -> float:  # fmt: skip
+    """Train on documents drawn fresh for every step; returns the mean answer loss of the last hundred steps.
+
+    Steps keep documents of all lengths together: batches of one length each learn markedly worse (docs/LOG.md).
+    """
+    torch.set_num_threads(settings.threads)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=settings.lr, betas=(0.9, 0.98), weight_decay=0.01, fused=True)
+    began, seen, losses = time.time(), 0, [0.0]
+    for step in range(settings.steps):
+        cosine = 0.5 * (1 + math.cos(math.pi * step / settings.steps))
+        share = settings.min_lr_share + (1 - settings.min_lr_share) * cosine
+        for group in optimizer.param_groups:
+            group["lr"] = settings.lr * min(1.0, (step + 1) / settings.warmup) * share
+        rows = encode(tokenizer, draw(settings.documents), settings.prompt_weight)
+        seen += sum(len(ids) for ids, _ in rows)
+        losses.append(learn(model, pack(rows) if step % settings.long_every == settings.long_every - 1 else rows))
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        if (step + 1) % 250 == 0:
+            recent = sum(losses[-100:]) / 100
+            pace = seen / (time.time() - began)
+            print(f"step {step + 1} of {settings.steps}: answer loss {recent:.3f}, {pace:,.0f} tokens/s", flush=True)
+    return sum(losses[-100:]) / 100
+
+
+def save(model: Any, tokenizer: PreTrainedTokenizerFast, folder: Path, card: str) -> None:
+    """A standard checkpoint folder: config, safetensors, tokenizer, generation config, card."""
+    logging.disable_progress_bar()
+    folder.mkdir(parents=True, exist_ok=True)
+    model.save_pretrained(folder, safe_serialization=True)
+    tokenizer.save_pretrained(folder)
+    (folder / "README.md").write_text(card, encoding="utf-8")

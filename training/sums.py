@@ -1,0 +1,86 @@
+"""Build ``bundled:sums``: a one-million-parameter Llama that adds numbers in written steps and sorts letters.
+
+    .venv/bin/python training/sums.py                the shipped model (make bundled)
+    .venv/bin/python training/sums.py --more 1.25    a quarter more pretraining, to see whether the base is on its plateau
+
+A solution combines any two of the numbers still on the list, in random order, until one is left. Every text is right;
+what the model gets wrong it gets wrong by itself, now on this path, now on that, which is what a vote can mend.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+from dataclasses import replace
+from pathlib import Path
+
+from common import Document, Settings, make_model, make_tokenizer, pretrain, save
+from selftaught.tasks.world_sums import sort_question, sum_question
+
+VERSION = 1
+STEPS = (1, 2, 3, 4, 5)  # additions in a question
+SORT_SHARE = 0.2
+SETTINGS = Settings(steps=5000)
+FOLDER = Path(__file__).parent.parent / "src" / "selftaught" / "bundled" / "sums"
+
+
+def solve(question: str, rng: random.Random) -> str:
+    """Written steps to the sum, two randomly chosen numbers at a time: "25+8=33\\n17+33=50\\n#### 50"."""
+    left = [int(n) for n in question.split("+")]
+    lines = []
+    while len(left) > 1:
+        i, j = rng.sample(range(len(left)), 2)
+        x, y = left[i], left[j]
+        lines.append(f"{x}+{y}={x + y}")
+        left = [n for k, n in enumerate(left) if k not in (i, j)] + [x + y]
+    return "\n".join(lines) + f"\n#### {left[0]}"
+
+
+def document(rng: random.Random) -> Document:
+    if rng.random() < SORT_SHARE:
+        question, answer = sort_question(rng)
+    else:
+        question, _ = sum_question(rng, rng.choice(STEPS))
+        answer = solve(question, rng)
+    return f"Q: {question}\nA: ", answer
+
+
+def card(settings: Settings, loss: float, parameters: int) -> str:
+    return f"""---
+license: apache-2.0
+library_name: transformers
+tags: [selftaught, from-scratch, arithmetic]
+---
+# sums, version {VERSION}
+
+A Llama of {parameters:,} parameters, trained from scratch on generated text. It adds up to {max(STEPS) + 1} numbers from 1 to 99 in
+written steps (`17+25+40`) and sorts letters (`sort d a c`). It knows nothing else. It exists so that a
+self-improvement loop can be watched, tested and measured in minutes on a laptop.
+
+- Made by `python training/sums.py`, seed {settings.seed}, {settings.steps} steps of {settings.documents} documents,
+  peak learning rate {settings.lr:g}; answer loss at the end {loss:.3f} nats.
+- Tokenizer: BPE with byte fallback; digits stand alone. Context 1,024; single documents are under 120 tokens, every
+  {settings.long_every}th step packs them to the full context.
+- The training text holds no mistakes. Sums are uniform over {", ".join(map(str, STEPS))} additions; {SORT_SHARE:.0%} of documents sort letters.
+- Sums longer than any trained on fail. Nothing here is personal data or anybody's text.
+"""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=FOLDER)
+    parser.add_argument("--seed", type=int, default=SETTINGS.seed)
+    parser.add_argument("--more", type=float, default=1.0, help="times as many steps")
+    arguments = parser.parse_args()
+    settings = replace(SETTINGS, seed=arguments.seed, steps=round(SETTINGS.steps * arguments.more))
+    rng = random.Random(settings.seed)
+    tokenizer = make_tokenizer((q + a for q, a in (document(rng) for _ in range(20_000))), vocabulary=400)
+    model = make_model(tokenizer, settings)
+    loss = pretrain(model, tokenizer, lambda n: [document(rng) for _ in range(n)], settings)
+    parameters = sum(p.numel() for p in model.parameters())
+    save(model, tokenizer, arguments.out, card(settings, loss, parameters))
+    print(f"{parameters:,} parameters, answer loss {loss:.3f}: {arguments.out}")
+
+
+if __name__ == "__main__":
+    main()
