@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 from fake_runs import make_run, recipe
@@ -73,6 +74,29 @@ def test_records_are_read_by_name_path_and_age(tmp_path: Path) -> None:
     assert [r.name for r in api.runs(tmp_path)] == ["fake-1"]
     with pytest.raises(RunError, match="There is no run"):
         api.show(runs=tmp_path / "none")
+
+
+def test_a_run_from_python_is_the_run_of_the_command(tmp_path: Path) -> None:
+    settings: dict[str, Any] = {
+        "name": "py", "engine": {"name": "scripted"}, "model": "scripted:0.6", "method": {"samples": 5},
+        "tasks": {"train": 40, "dev": 60, "vault": 60, "guard": 0}, "train": {"replay": 0.0},
+    }  # fmt: skip
+    record = selftaught.run("self_consistency", "seed=4", runs=tmp_path, **settings)
+    assert record.name == "py-1" and record.recipe.seed == 4 and record.outcome in ("proved", "accepted", "unproven")
+    again = selftaught.run("self_consistency", "seed=4", runs=tmp_path, **settings)
+    assert again.name == "py-2" and [e["unit"] for e in again.chain] == [e["unit"] for e in record.chain]
+    assert "1+2=" in selftaught.ask(record, "1+2").after
+    assert selftaught.plan("self_consistency", **settings)["sizes"]["dev"] == 60
+
+
+def test_a_stop_token_ends_a_run_and_resume_goes_on(tmp_path: Path) -> None:
+    small = ("engine.name=scripted", "model=scripted:0.6", "tasks.train=40", "tasks.dev=60", "tasks.vault=60")
+    asked = iter([False] * 10)
+    with pytest.raises(Stopped):
+        selftaught.run("self_consistency", *small, runs=tmp_path, stop=lambda: next(asked, True))
+    [stopped] = selftaught.runs(tmp_path)
+    assert stopped.outcome == "stopped" and not stopped.rounds
+    assert selftaught.resume(runs=tmp_path).rounds
 
 
 # ---------------------------------------------------------------- what leaves a run

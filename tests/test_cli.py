@@ -185,6 +185,105 @@ def test_an_unknown_run_names_the_known_ones(tmp_path: Path) -> None:
     assert "There is no run" in type_in("resume", runs=tmp_path / "empty").stderr
 
 
+# ---------------------------------------------------------------- whole runs, with the scripted engine
+
+SMALL = ("engine.name=scripted", "model=scripted:0.6", "tasks.train=120", "tasks.dev=200", "tasks.vault=300",
+         "tasks.guard=300", "method.samples=9", "train.replay_samples=40")  # fmt: skip
+
+
+def test_a_run_that_gets_better_ends_with_0_and_its_proof(tmp_path: Path) -> None:
+    answer = type_in("run", *SMALL, "name=mine", runs=tmp_path)
+    assert answer.exit_code == 0, answer.stderr
+    for words in (f"run {tmp_path / 'mine-1'}", "[sample] 120 questions", "mine-1: proved", "went the other way)",
+                  'selftaught ask mine-1 "'):  # fmt: skip
+        assert words in answer.stdout
+    assert (tmp_path / "mine-1" / "chain.jsonl").is_file()
+
+
+def test_json_is_alone_on_stdout(tmp_path: Path) -> None:
+    answer = type_in("run", *SMALL, "--json", runs=tmp_path)
+    assert json.loads(answer.stdout)["outcome"] == "proved" and "[sample]" in answer.stderr
+    quiet = type_in("run", *SMALL, "--quiet", runs=tmp_path)
+    assert quiet.stdout.startswith("self_consistency-2: proved (") and quiet.stdout.count("\n") == 1
+
+
+@pytest.mark.parametrize(("change", "code", "outcome"), [
+    ("engine.learns=-0.5", 5, "rejected"), ("engine.diverges=true", 5, "rejected"),
+    ("engine.answers=false", 9, "nothing to train on"), ("tasks.dev=8", 8, "unproven"),
+])  # fmt: skip
+def test_the_exit_code_says_what_came_of_it(change: str, code: int, outcome: str, tmp_path: Path) -> None:
+    answer = type_in("run", *SMALL, change, "--json", runs=tmp_path)
+    found = json.loads(answer.stdout)
+    assert (answer.exit_code, found["outcome"], found["exit_code"]) == (code, outcome, code)
+    assert type_in("show", runs=tmp_path).exit_code == 0
+
+
+def test_a_dry_run_runs_nothing(tmp_path: Path) -> None:
+    answer = type_in("run", *SMALL, "--dry-run", runs=tmp_path / "runs")
+    assert "name: self_consistency\nmodel: scripted:0.6\n" in answer.stdout and "train: 120 questions" in answer.stdout
+    assert "dev: 200 labelled items → smallest provable gain " in answer.stdout
+    assert not (tmp_path / "runs").exists()
+    plan = json.loads(type_in("run", *SMALL, "tasks.vault=0", "--dry-run", "--json").stdout)
+    assert plan["provable"]["vault"] is None and plan["recipe"]["train"]["lr"] != "auto"
+
+
+@pytest.mark.parametrize("change", ["method.sampels=3", "engine.name=scriptd", "model=nope", "tasks.trian=3"])
+def test_a_mistake_leaves_no_run_behind(change: str, tmp_path: Path) -> None:
+    answer = type_in("run", *SMALL, change, runs=tmp_path)
+    assert answer.exit_code == 2 and answer.stderr.startswith("error: ") and list(tmp_path.iterdir()) == []
+
+
+def test_ask_shows_both_answers(tmp_path: Path) -> None:
+    type_in("run", *SMALL, runs=tmp_path)
+    plain = type_in("ask", "latest", "17+25+40+8", runs=tmp_path).stdout
+    assert plain.startswith("before:\n17+25+40+8=") and "\n\nafter:\n17+25+40+8=" in plain
+    found = json.loads(type_in("ask", "latest", "17+25+40+8", "--json", runs=tmp_path).stdout)
+    assert set(found) == {"question", "before", "after"} and "####" in found["after"]
+
+
+def test_resuming_a_finished_run_says_what_it_said(tmp_path: Path) -> None:
+    first = json.loads(type_in("run", *SMALL, "--json", runs=tmp_path).stdout)
+    again = type_in("resume", "--json", runs=tmp_path)
+    assert json.loads(again.stdout) == first and again.exit_code == 0
+
+
+def test_a_report_is_written_where_it_says(tmp_path: Path) -> None:
+    type_in("run", *SMALL, runs=tmp_path)
+    path = Path(type_in("report", runs=tmp_path).stdout.strip())
+    assert path == tmp_path / "self_consistency-1" / "report.html" and path.stat().st_size > 1000
+
+
+def test_a_stopped_run_goes_on_where_it_was(tmp_path: Path) -> None:
+    words = ("run", *SMALL, "tasks.train=600", "method.samples=32", "name=slow")
+    with subprocess.Popen([*COMMAND, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                          env={**os.environ, "SELFTAUGHT_RUNS": str(tmp_path)}) as process:  # fmt: skip
+        assert process.stdout is not None and process.stderr is not None
+        while "samples each" not in process.stdout.readline():
+            pass
+        process.send_signal(signal.SIGINT)
+        said = process.stderr.read()
+    assert process.returncode == 4 and "Traceback" not in said
+    assert "stopping after the current unit" in said and "Go on with: selftaught resume slow-1" in said
+    assert "slow-1: stopped" in type_in("show", "slow-1", runs=tmp_path).stdout
+    assert type_in("resume", "--quiet", runs=tmp_path).stdout.startswith("slow-1: proved")
+
+
+# ---------------------------------------------------------------- init
+
+
+def test_init_writes_a_recipe_even_where_the_model_is_missing(tmp_path: Path) -> None:
+    rows = [json.dumps({"question": f"{i}+1", **({"answer": str(i + 1)} if i % 2 else {})}) for i in range(60)]
+    (tmp_path / "mine.jsonl").write_text("\n".join(rows) + "\n")
+    words = ("init", str(tmp_path / "mine.jsonl"), "--model", str(tmp_path / "no"), "--out", str(tmp_path / "r.yaml"))
+    answer = type_in(*words)
+    assert answer.exit_code == 0 and f"selftaught run {tmp_path / 'r.yaml'} --dry-run" in answer.stdout
+    assert "60 rows of JSON lines: 30 × question, 30 × question + answer" in answer.stdout
+    assert f"The model folder {tmp_path / 'no'} does not exist." in answer.stdout
+    again = type_in(*words)
+    assert again.exit_code == 2 and "--force" in again.stderr
+    assert json.loads(type_in(*words, "--force", "--json").stdout)["findings"]["checker"] == "number"
+
+
 # ---------------------------------------------------------------- errors, signals, pipes
 
 

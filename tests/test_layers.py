@@ -38,6 +38,7 @@ STAGES = (
     "train",
     "evaluate",
     "bench",
+    "budget",
     "round",
     "gate",
     "ledger",

@@ -272,7 +272,7 @@ def test_the_headline_says_the_outcome_the_reason_and_the_labels(page: str) -> N
     text = Page(page).text
     assert "Proved The trained model answers more questions right" in text
     assert "Why: the gain holds on vault questions that decided nothing before." in text
-    assert "Answer keys used to train none to select what is learned none to judge the result yes, of held-out" in text
+    assert "to train: none to select what is learned: none to judge the result: yes, of held-out questions" in text
     assert "21 November 2025, 04:40 UTC" in text
 
 
@@ -323,7 +323,7 @@ def test_pairs_come_from_the_vault_and_show_losses_too(page: str) -> None:
 
 def test_cost_counts_tokens_samples_and_seconds(proved: Made, page: str) -> None:
     text = Page(page).text
-    assert f"samples drawn {120 * 6:,}" in text and "tokens trained on 6,400 105 per second" in text
+    assert f"samples drawn {120 * 6:,}" in text and "tokens trained on 6,400 105 per second of train" in text
     assert "sample 1 min 33 s" in text and "evaluate 46 s" in text and "parameters 3,412,992" in text
 
 
@@ -417,7 +417,7 @@ def test_no_labels_no_comparison(tmp_path: Path) -> None:
     run.decide(Decision("unproven", (), "no labelled questions: nothing can show a gain"))
     text = Page(page_of(run)).text
     assert "Unproven" in text and "there are no labelled held-out questions, so no gain could be shown" in text
-    assert "No rule was applied: no labelled questions" in text and "to judge the result none" in text
+    assert "No rule was applied: no labelled questions" in text and "to judge the result: none" in text
 
 
 def test_nothing_to_train_on(tmp_path: Path) -> None:

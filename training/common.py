@@ -8,8 +8,9 @@ from __future__ import annotations
 import json
 import math
 import os
+import random
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,10 +35,11 @@ Document = tuple[str, str]  # question with its frame, answer
 
 @dataclass(frozen=True)
 class Settings:
-    """One pretraining run. A step holds ``documents`` fresh documents; every ``long_every``-th is packed to full context."""
+    """One pretraining run over a fixed corpus; every ``long_every``-th step is packed to the full context."""
 
     steps: int
-    documents: int = 64
+    corpus: int  # documents in all
+    documents: int = 64  # documents in a step
     lr: float = 2e-3
     warmup: int = 100
     min_lr_share: float = 0.02
@@ -105,7 +107,7 @@ def pack(rows: Sequence[Any]) -> list[Any]:
 
 
 def learn(model: Any, rows: Sequence[Any]) -> float:
-    """Add the gradients of one step, in two micro-batches of like lengths; returns the mean loss on answers, in nats."""
+    """Add the gradients of one step, in two micro-batches of like lengths; returns the mean answer loss, in nats."""
     rows = sorted(rows, key=lambda row: len(row[0]))
     answers = sum(w == 1.0 for _, weights in rows for w in weights)
     half = (len(rows) + 1) // 2
@@ -125,21 +127,29 @@ def learn(model: Any, rows: Sequence[Any]) -> float:
     return total
 
 
-def pretrain(model: Any, tokenizer: PreTrainedTokenizerFast, draw: Callable[[int], list[Document]],
-             settings: Settings) -> float:  # fmt: skip
-    """Train on documents drawn fresh for every step; returns the mean answer loss of the last hundred steps.
+def steps(corpus: Sequence[Any], settings: Settings) -> Iterator[list[Any]]:
+    """Endless epochs over the corpus, each in its own random order, cut into steps.
 
-    Steps keep documents of all lengths together: batches of one length each learn markedly worse (docs/LOG.md).
+    A step keeps documents of all lengths together: batches of one length each learn markedly worse (docs/LOG.md).
     """
+    rng = random.Random(settings.seed)
+    while True:
+        order = rng.sample(range(len(corpus)), len(corpus))
+        for start in range(0, len(order) - settings.documents + 1, settings.documents):
+            yield [corpus[i] for i in order[start : start + settings.documents]]
+
+
+def pretrain(model: Any, tokenizer: PreTrainedTokenizerFast, corpus: Sequence[Document], settings: Settings) -> float:
+    """Train from scratch; returns the mean answer loss of the last hundred steps, in nats."""
     torch.set_num_threads(settings.threads)
     optimizer = torch.optim.AdamW(model.parameters(), lr=settings.lr, betas=(0.9, 0.98), weight_decay=0.01, fused=True)
     began, seen, losses = time.time(), 0, [0.0]
-    for step in range(settings.steps):
+    encoded = encode(tokenizer, corpus, settings.prompt_weight)
+    for step, rows in zip(range(settings.steps), steps(encoded, settings), strict=False):
         cosine = 0.5 * (1 + math.cos(math.pi * step / settings.steps))
         share = settings.min_lr_share + (1 - settings.min_lr_share) * cosine
         for group in optimizer.param_groups:
             group["lr"] = settings.lr * min(1.0, (step + 1) / settings.warmup) * share
-        rows = encode(tokenizer, draw(settings.documents), settings.prompt_weight)
         seen += sum(len(ids) for ids, _ in rows)
         losses.append(learn(model, pack(rows) if step % settings.long_every == settings.long_every - 1 else rows))
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)

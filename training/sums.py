@@ -1,17 +1,20 @@
 """Build ``bundled:sums``: a one-million-parameter Llama that adds numbers in written steps and sorts letters.
 
     .venv/bin/python training/sums.py                the shipped model (make bundled)
-    .venv/bin/python training/sums.py --more 1.25    a quarter more pretraining, to see whether the base is on its plateau
+    .venv/bin/python training/sums.py --more 1.25    a quarter more pretraining: is the base on its plateau?
 
 A solution combines any two of the numbers still on the list, in random order, until one is left. Every text is right;
 what the model gets wrong it gets wrong by itself, now on this path, now on that, which is what a vote can mend.
+
+The corpus is finite, as real corpora are: the model reads it until reading it again no longer helps. What it learns
+after that it has to teach itself.
 """
 
 from __future__ import annotations
 
 import argparse
 import random
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from common import Document, Settings, make_model, make_tokenizer, pretrain, save
@@ -20,7 +23,7 @@ from selftaught.tasks.world_sums import sort_question, sum_question
 VERSION = 1
 STEPS = (1, 2, 3, 4, 5)  # additions in a question
 SORT_SHARE = 0.2
-SETTINGS = Settings(steps=5000)
+SETTINGS = Settings(steps=3500, corpus=24_000)
 FOLDER = Path(__file__).parent.parent / "src" / "selftaught" / "bundled" / "sums"
 
 
@@ -45,25 +48,29 @@ def document(rng: random.Random) -> Document:
     return f"Q: {question}\nA: ", answer
 
 
-def card(settings: Settings, loss: float, parameters: int) -> str:
-    return f"""---
+CARD = """---
 license: apache-2.0
 library_name: transformers
 tags: [selftaught, from-scratch, arithmetic]
 ---
-# sums, version {VERSION}
+# sums, version {version}
 
-A Llama of {parameters:,} parameters, trained from scratch on generated text. It adds up to {max(STEPS) + 1} numbers from 1 to 99 in
-written steps (`17+25+40`) and sorts letters (`sort d a c`). It knows nothing else. It exists so that a
+A Llama of {parameters:,} parameters, trained from scratch on generated text. It adds two to six numbers from 1 to 99 in
+written steps (`17+25+40`) and sorts three to seven letters (`sort d a c`). It knows nothing else. It exists so that a
 self-improvement loop can be watched, tested and measured in minutes on a laptop.
 
-- Made by `python training/sums.py`, seed {settings.seed}, {settings.steps} steps of {settings.documents} documents,
-  peak learning rate {settings.lr:g}; answer loss at the end {loss:.3f} nats.
-- Tokenizer: BPE with byte fallback; digits stand alone. Context 1,024; single documents are under 120 tokens, every
-  {settings.long_every}th step packs them to the full context.
-- The training text holds no mistakes. Sums are uniform over {", ".join(map(str, STEPS))} additions; {SORT_SHARE:.0%} of documents sort letters.
+- Made by `python training/sums.py`, seed {seed}: {steps:,} steps of {documents} documents from a corpus of {corpus:,}
+  ({epochs:.1f} epochs), peak learning rate {lr:g}; answer loss at the end {loss:.3f} nats.
+- Tokenizer: BPE with byte fallback; digits stand alone. Context 1,024; a document is under 120 tokens, and every
+  {long_every}th step packs documents to the full context.
+- The training text holds no mistakes. Additions per sum are uniform over 1 to 5; a fifth of the documents sort letters.
 - Sums longer than any trained on fail. Nothing here is personal data or anybody's text.
 """
+
+
+def card(settings: Settings, loss: float, parameters: int) -> str:
+    epochs = settings.steps * settings.documents / settings.corpus
+    return CARD.format(version=VERSION, parameters=parameters, loss=loss, epochs=epochs, **asdict(settings))
 
 
 def main() -> None:
@@ -74,9 +81,10 @@ def main() -> None:
     arguments = parser.parse_args()
     settings = replace(SETTINGS, seed=arguments.seed, steps=round(SETTINGS.steps * arguments.more))
     rng = random.Random(settings.seed)
-    tokenizer = make_tokenizer((q + a for q, a in (document(rng) for _ in range(20_000))), vocabulary=400)
+    corpus = [document(rng) for _ in range(settings.corpus)]
+    tokenizer = make_tokenizer((q + a for q, a in corpus), vocabulary=400)
     model = make_model(tokenizer, settings)
-    loss = pretrain(model, tokenizer, lambda n: [document(rng) for _ in range(n)], settings)
+    loss = pretrain(model, tokenizer, corpus, settings)
     parameters = sum(p.numel() for p in model.parameters())
     save(model, tokenizer, arguments.out, card(settings, loss, parameters))
     print(f"{parameters:,} parameters, answer loss {loss:.3f}: {arguments.out}")

@@ -91,17 +91,36 @@ def gains(record: RunRecord) -> dict[str, float]:
     return {k: r.after - r.before for k, r in known.items() if r.after is not None and r.before is not None}
 
 
-def pairs(record: RunRecord, most: int = 3) -> list[Pair]:
-    """The first questions, vault before dev, that the parent got wrong and the candidate right."""
+@dataclass(frozen=True)
+class Flips:
+    """The items of one suite on which parent and candidate differ: ``won`` by the candidate, ``lost`` by it."""
+
+    suite: str
+    items: tuple[str, ...]
+    won: tuple[int, ...]
+    lost: tuple[int, ...]
+
+
+def flips(record: RunRecord) -> Flips | None:
+    """Of the vault, or of dev where the vault was not looked at or nothing was won on it."""
     reports = record.reports()
     for suite in ("vault", "dev"):
         before, after = reports.get(("parent", suite)), reports.get(("candidate", suite))
         if before is None or after is None:
             continue
-        won = [i for i, (b, a) in enumerate(zip(before.scores, after.scores, strict=True)) if b < a]
-        if won:
-            return _read_pairs(record, suite, before.items, won[:most])
-    return []
+        both = list(enumerate(zip(before.scores, after.scores, strict=True)))
+        found = Flips(
+            suite, before.items, tuple(i for i, (b, a) in both if b < a), tuple(i for i, (b, a) in both if a < b)
+        )
+        if found.won:
+            return found
+    return None
+
+
+def pairs(record: RunRecord, most: int = 3) -> list[Pair]:
+    """The first questions that the parent got wrong and the candidate right."""
+    found = flips(record)
+    return _read_pairs(record, found.suite, found.items, found.won[:most]) if found else []
 
 
 def _read_pairs(record: RunRecord, suite: str, items: Sequence[str], chosen: Sequence[int]) -> list[Pair]:
@@ -204,12 +223,19 @@ def blocks(record: RunRecord, root: Path) -> list[Block]:
     found = [
         Block("Right answers, with 95 % intervals", tuple(table), ("suite", "n", "before", "after", "change")),
         Block("The gate", tuple(_rule_row(r) for r in rules), ("rule", "before", "after", "passed", "how")),
-        Block("Wrong before, right now", tuple(shown), ("question", "before", "after"), stacked=True),
+        Block(_pairs_title(record), tuple(shown), ("question", "before", "after"), stacked=True),
         Block("Counts", tuple((k, f"{counts[k]:,}") for k in sorted(counts, key=_count_place))),
         Block("The model", ((whereabouts(record),), (used_labels(record),))),
         Block("Next", tuple((command,) for command in next_commands(record, root))),
     ]
     return [b for b in found if b.rows]
+
+
+def _pairs_title(record: RunRecord) -> str:
+    """Says what went the other way as well: three examples are not a score."""
+    found = flips(record)
+    counts = f" ({len(found.won)} on {found.suite}; {len(found.lost)} went the other way)" if found else ""
+    return f"Wrong before, right now{counts}"
 
 
 def _count_place(name: str) -> tuple[int, str]:
@@ -305,8 +331,15 @@ def _lines(block: Block) -> list[str]:
         width = max(map(len, block.header))
         return [f"{name:<{width}} | {cell}" for row in block.rows for name, cell in zip(block.header, row, strict=True)]
     rows = [block.header, *block.rows] if block.header else list(block.rows)
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    return ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]) - 1)]
+    return [line for row in rows for line in _aligned(row, widths)]
+
+
+def _aligned(row: Sequence[str], widths: Sequence[int]) -> list[str]:
+    """One row; only the last cell may have several lines, which stand below each other."""
+    start = "".join(f"{cell:<{width}}  " for cell, width in zip(row[:-1], widths, strict=True))
+    first, *rest = row[-1].split("\n")
+    return [start + first, *(" " * len(start) + line for line in rest)]
 
 
 def _table(block: Block) -> RenderableType:
