@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fake_runs import make_run, recipe
 
 import selftaught
+from fake_runs import make_run, recipe
 from selftaught import api, summary
 from selftaught.errors import RecipeError, RunError, Stopped
 

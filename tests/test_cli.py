@@ -11,9 +11,9 @@ import time
 from pathlib import Path
 
 import pytest
-from fake_runs import HOSTILE, make_run, recipe
 from typer.testing import CliRunner, Result
 
+from fake_runs import HOSTILE, make_run, recipe
 from selftaught import __version__, cli
 from selftaught.config import to_yaml
 from selftaught.errors import IntegrityError, RecipeError, RunLocked, Stopped

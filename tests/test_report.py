@@ -10,11 +10,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from html.parser import HTMLParser
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pytest
 
-from selftaught import report
+from selftaught import api, report
 from selftaught.config import GateConfig, Member, Recipe, to_yaml
 from selftaught.errors import IntegrityError
 from selftaught.gate import decide, paired_interval, prove, wilson
@@ -183,21 +184,28 @@ class Made:
         self.reports[role, suite] = found
         self.store.unit("evaluation", [role, suite], f"round-000/evaluate/{role}-{suite}", make)
 
-    def decide(self, decision: Decision | None = None) -> Decision:
+    def judge(self, before: float, after: float) -> None:
+        """Dev and the guard, then the vault if they passed; then the record."""
+        r, looks = self.reports, {}
+        for suite, skills in (("dev", (before, after)), ("copying", (0.9, 0.995))):
+            self.evaluate("parent", suite, skills[0])
+            self.evaluate("candidate", suite, skills[1])
         self.tell("stage", 0.4, stage="gate")
-        r = self.reports
-        if decision is None:
-            guards = {"copying": (r["parent", "copying"], r["candidate", "copying"], 0.03)}
-            decision = decide(GateConfig(), (r["parent", "dev"], r["candidate", "dev"]), guards)
-            if decision.outcome == "accepted":
-                decision = prove(decision, GateConfig(), r["parent", "vault"], r["candidate", "vault"], 1)
-        labels = Labels(gate=bool(r))
+        guards = {"copying": (r["parent", "copying"], r["candidate", "copying"], 0.03)}
+        decision = decide(GateConfig(), (r["parent", "dev"], r["candidate", "dev"]), guards)
+        if decision.outcome == "accepted":
+            looks = {"look": 1, "of": 3}
+            self.evaluate("parent", "vault", before)
+            self.evaluate("candidate", "vault", after)
+            decision = prove(decision, GateConfig(), r["parent", "vault"], r["candidate", "vault"], 1)
+        self.record(decision, looks)
+
+    def record(self, decision: Decision, looks: Mapping[str, int] = MappingProxyType({})) -> None:
         candidate = digest("candidate") if any(e["kind"] == "candidate" for e in self.store.chain) else None
         record_round(self.store, Round(0, digest("parent"), candidate, decision, self.counts,
-                                       labels, "self_consistency", {"look": 1, "of": 3} if r else {}))  # fmt: skip
+                                       Labels(gate=bool(self.reports)), "self_consistency", dict(looks)))  # fmt: skip
         self.tell("stage", 0.1, stage="record")
         self.tell("finished", outcome=decision.outcome)
-        return decision
 
 
 def full_run(folder: Path, size: int = 120, samples: int = 6, gain: float = 0.3, hostile: bool = False,
@@ -207,10 +215,7 @@ def full_run(folder: Path, size: int = 120, samples: int = 6, gain: float = 0.3,
     run.sample()
     run.curate(hostile)
     run.train(kind)
-    for suite, after in (("dev", 0.5 + gain), ("vault", 0.5 + gain), ("copying", 0.995)):
-        run.evaluate("parent", suite, 0.9 if suite == "copying" else 0.5)
-        run.evaluate("candidate", suite, after)
-    run.decide()
+    run.judge(0.5, 0.5 + gain)
     return run
 
 
@@ -222,7 +227,7 @@ def page_of(run: Made) -> str:
 class Page(HTMLParser):
     """Tags, attributes and text of a page; checks that what is opened is closed."""
 
-    VOID = ("meta", "link")
+    VOID = ("meta", "link", "br")
 
     def __init__(self, html: str) -> None:
         super().__init__()
@@ -390,6 +395,29 @@ def test_drawings_have_a_title_and_a_description(page: str) -> None:
     assert len(ids_used) == len(set(ids_used))
 
 
+def test_questions_that_were_asked_in_another_form_are_recognised(tmp_path: Path) -> None:
+    run = Made(tmp_path / "run")
+    run.prepare()
+    trained = run.tasks["train"]
+    run.tasks["train"] = [replace(t, form="cot") for t in trained]
+    run.sample()
+    run.curate()
+    found = report.contents(report.read_run(run.folder))["wrote"]
+    run.store.__exit__()
+    assert found["histogram"]["known"] == 30 and all(task in trained for task, *_ in found["kept"])
+
+
+@pytest.mark.parametrize("sampled", ["direct", "zero_shot_cot", "few_shot_cot"])
+def test_a_run_of_the_loop_itself_is_reported(tmp_path: Path, sampled: str) -> None:
+    settings = ["model=scripted:0.45", "engine.name=scripted", "tasks.train=40", "tasks.dev=200", "tasks.vault=200",
+                "train.replay=0", f"method.sample_format={sampled}"]  # fmt: skip
+    page = api.write_report(api.run("self_consistency", *settings, runs=tmp_path))
+    text = Page(page.read_text(encoding="utf-8")).text
+    assert re.search(r"(Proved|Accepted) The (trained model|gain)", text) and "✓ nothing lost" in text
+    assert re.search(r"Of 200 vault questions the candidate gained \d+", text)
+    assert "How far the samples agree, 40 questions" in text
+
+
 # ---------------------------------------------------------------- less than a whole run
 
 
@@ -401,11 +429,27 @@ def test_a_rejected_run_says_so_and_keeps_the_parent(tmp_path: Path) -> None:
     text = Page(page_of(full_run(tmp_path / "run", size=400, gain=-0.2))).text
     assert "Rejected The trained model is not kept. Its parent stands, untouched." in text
     assert "Why: did not pass: gain on dev" in text and "✗ failed" in text and "To look at the rejected" in text
+    assert "Of 400 dev questions the candidate gained" in text and "This was look" not in text
 
 
 def test_few_questions_end_unproven(tmp_path: Path) -> None:
-    text = Page(page_of(full_run(tmp_path / "run", size=14, gain=0.1))).text
-    assert re.search(r"Unproven There is too little labelled data|Rejected", text)
+    run = full_run(tmp_path / "run", size=30)
+    reason = "30 labelled dev questions are too few"
+    with run.store:
+        run.record(Decision("unproven", (), reason))
+    text = Page(page_of(run)).text
+    assert "Unproven There is too little labelled data to know." in text and f"Why: {reason}." in text
+
+
+def test_training_that_left_the_numbers_has_no_candidate(tmp_path: Path) -> None:
+    run = Made(tmp_path / "run")
+    run.prepare()
+    run.sample()
+    run.curate()
+    run.record(Decision("rejected", (), "the loss became NaN at step 3"))
+    text = Page(page_of(run)).text
+    assert "Why: the loss became NaN at step 3." in text and "Training left no candidate behind." in text
+    assert "there was no candidate to compare" in text and "selftaught run" in text
 
 
 def test_no_labels_no_comparison(tmp_path: Path) -> None:
@@ -414,7 +458,7 @@ def test_no_labels_no_comparison(tmp_path: Path) -> None:
     run.sample()
     run.curate()
     run.train()
-    run.decide(Decision("unproven", (), "no labelled questions: nothing can show a gain"))
+    run.record(Decision("unproven", (), "no labelled questions: nothing can show a gain"))
     text = Page(page_of(run)).text
     assert "Unproven" in text and "there are no labelled held-out questions, so no gain could be shown" in text
     assert "No rule was applied: no labelled questions" in text and "to judge the result: none" in text
@@ -426,7 +470,7 @@ def test_nothing_to_train_on(tmp_path: Path) -> None:
     run.sample()
     run.counts = {"samples": 180, "made": 0, "kept": 0, "rejected": 0, "questions without a majority": 30}
     run._examples([], [], [])
-    run.decide(Decision("nothing to train on", (), "no question had a majority"))
+    run.record(Decision("nothing to train on", (), "no question had a majority"))
     text = Page(page_of(run)).text
     assert "Nothing to train on" in text and "Why: no question had a majority." in text
     assert "0 kept + 0 rejected = 0 made. ✓ nothing lost" in text and "30 questions without a majority" in text

@@ -6,9 +6,11 @@ before the run, so that the run itself stays reproducible.
 
 from __future__ import annotations
 
+import math
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,7 @@ from typing import Any
 from selftaught import load
 from selftaught.config import Recipe
 from selftaught.engines.base import Engine
-from selftaught.errors import RecipeError
+from selftaught.errors import NonFiniteError, RecipeError
 from selftaught.rollout import rollout
 from selftaught.tasks.base import TaskSet
 from selftaught.train import make_job
@@ -25,16 +27,18 @@ from selftaught.types import Checkpoint, Example, Rollout, Task
 PROBE_QUESTIONS = 32
 SAFETY = 0.8  # plan for this share of the budget: paces vary
 MIN_QUESTIONS = 20
+SMALLEST_SHARE = 0.001
 
 
 @dataclass(frozen=True)
 class Pace:
-    """Seconds on this machine: to start, per sample, per judged answer, per trained example."""
+    """Seconds on this machine: to start, per sample, per judged answer, per trained token; and tokens per example."""
 
     start: float
     sample: float
     answer: float
-    example: float
+    token: float
+    length: float
 
 
 def fit(recipe: Recipe, engine: Engine, tasks: TaskSet) -> tuple[Recipe, tuple[str, ...]]:
@@ -44,9 +48,14 @@ def fit(recipe: Recipe, engine: Engine, tasks: TaskSet) -> tuple[Recipe, tuple[s
     """
     if recipe.budget.minutes is None or not tasks.train:
         return recipe, ()
-    pace = measure(recipe, engine, tasks)
-    train, holdout = shares(recipe, tasks, pace)
-    budget = recipe.budget.model_copy(update={"train_share": train, "holdout_share": holdout})
+    most = load.make("methods", recipe.method).most()
+    train, holdout = shares(recipe, tasks, measure(recipe, engine, tasks), most)
+    budget = recipe.budget.model_copy(
+        update={
+            "train_share": _share(recipe.budget.train_share * train),
+            "holdout_share": _share(recipe.budget.holdout_share * holdout),
+        }
+    )
     note = (
         f"budget: {recipe.budget.minutes:g} minutes allow {train:.0%} of the training questions "
         f"and {holdout:.0%} of the held-out ones"
@@ -54,25 +63,39 @@ def fit(recipe: Recipe, engine: Engine, tasks: TaskSet) -> tuple[Recipe, tuple[s
     return recipe.model_copy(update={"budget": budget}), (note,)
 
 
-def shares(recipe: Recipe, tasks: TaskSet, pace: Pace) -> tuple[float, float]:
-    """(train share, holdout share), each in (0, 1]: judging may take at most half, learning gets the rest."""
+def _share(value: float) -> float:
+    return max(SMALLEST_SHARE, round(value, 3))
+
+
+def shares(recipe: Recipe, tasks: TaskSet, pace: Pace, most: tuple[int, int]) -> tuple[float, float]:
+    """(train share, holdout share) of ``tasks``: judging may take at most half, learning gets the rest.
+
+    ``most`` is (samples, examples) per question. Raises RecipeError with the minutes that would do.
+    """
     seconds = SAFETY * 60 * (recipe.budget.minutes or 0) - pace.start
     judged = 2 * (len(tasks.dev) + len(tasks.vault) + sum(len(g) for g in tasks.guards.values()))
     judging = judged * pace.answer
-    samples = int(recipe.method.options.get("samples", 1))
-    replay = recipe.train.replay_samples * pace.sample if recipe.train.replay else 0.0
-    trained = samples * recipe.train.epochs / (1 - min(recipe.train.replay, 0.9)) * pace.example
-    learning = len(tasks.train) * (samples * pace.sample + trained)
+    fixed, each = _learning(recipe, pace, *most)
+    needed = fixed + each * min(MIN_QUESTIONS, len(tasks.train))
     holdout = min(1.0, 0.5 * seconds / judging) if judging else 1.0
-    left = seconds - replay - holdout * judging
-    train = min(1.0, left / learning) if learning else 1.0
-    if seconds <= 0 or train * len(tasks.train) < min(MIN_QUESTIONS, len(tasks.train)):
-        least = (pace.start + replay + judging / 2 + MIN_QUESTIONS * learning / max(1, len(tasks.train))) / 60 / SAFETY
+    left = seconds - holdout * judging
+    if seconds <= 0 or left < needed:
+        least = (pace.start + min(needed + judging, 2 * needed)) / 60 / SAFETY
         raise RecipeError(
             f"budget.minutes={recipe.budget.minutes:g} is too short for this model here.",
-            hint=f"Give about {least:.0f} minutes or more, or lower method.samples, train.epochs or method.max_tokens.",
+            hint=f"Give {math.ceil(least)} or more, or lower method.samples, method.max_tokens or train.epochs.",
         )
-    return round(train, 3), round(holdout, 3)
+    return min(1.0, (left - fixed) / (each * len(tasks.train))) if each else 1.0, holdout
+
+
+def _learning(recipe: Recipe, pace: Pace, samples: int, examples: int) -> tuple[float, float]:
+    """Seconds that sampling and training take whatever the questions, and seconds per question."""
+    train = recipe.train
+    fixed = train.replay_samples * pace.sample if train.replay else 0.0
+    if train.steps:
+        return fixed + train.steps * train.batch_tokens * pace.token, samples * pace.sample
+    mixed = 1 / (1 - train.replay) if train.replay < 1 else 1.0
+    return fixed, samples * pace.sample + examples * mixed * train.epochs * pace.length * pace.token
 
 
 def measure(recipe: Recipe, engine: Engine, tasks: TaskSet) -> Pace:
@@ -90,19 +113,24 @@ def measure(recipe: Recipe, engine: Engine, tasks: TaskSet) -> Pace:
     start, rows = timed(lambda: draw(n, method.sampling().temperature))
     sampling, rows = timed(lambda: draw(n, method.sampling().temperature))
     answering, _ = timed(lambda: draw(1, 0.0))
-    training = _time_training(recipe, engine, parent, rows)
-    return Pace(start, sampling / len(rows), answering / len(some), training)
+    token, length = _time_training(recipe, engine, parent, rows)
+    return Pace(start, sampling / len(rows), answering / len(some), token, length)
 
 
-def _time_training(recipe: Recipe, engine: Engine, parent: Checkpoint, rows: list[Rollout]) -> float:
+def _time_training(recipe: Recipe, engine: Engine, parent: Checkpoint, rows: list[Rollout]) -> tuple[float, float]:
+    """(seconds per token, tokens per example) of an epoch over the probe's samples; a failed update counts too."""
     examples = [Example(r.prompt_ids, r.completion_ids, r.text, r.task_id) for r in rows if r.completion_ids]
     if not examples:
-        return 0.0
-    config = recipe.train.model_copy(update={"epochs": 1.0, "steps": None})
+        return 0.0, 0.0
+    config = recipe.train.model_copy(update={"epochs": 1.0, "steps": None, "replay": 0.0})
     job = make_job(parent, examples, [], config, recipe.seed)
-    with tempfile.TemporaryDirectory() as folder:
-        seconds, _ = timed(lambda: engine.tune(job, Path(folder)))
-    return seconds / len(examples)
+
+    def update() -> None:
+        with tempfile.TemporaryDirectory() as folder, suppress(NonFiniteError):
+            engine.tune(job, Path(folder))
+
+    tokens = sum(len(e.prompt_ids) + len(e.completion_ids) for e in examples)
+    return timed(update)[0] / tokens, tokens / len(examples)
 
 
 def timed(work: Callable[[], Any]) -> tuple[float, Any]:

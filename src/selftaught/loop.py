@@ -14,9 +14,9 @@ from pathlib import Path
 from selftaught import budget, gate, ledger, load
 from selftaught.config import Recipe, to_yaml
 from selftaught.engines.base import Engine, StopToken, never
-from selftaught.errors import RunError, SelftaughtError, Stopped
-from selftaught.rollout import rollout
-from selftaught.round import Transaction
+from selftaught.errors import ModelError, RunError, SelftaughtError, Stopped
+from selftaught.rollout import NO_ROOM, rollout
+from selftaught.round import Transaction, guard_margins
 from selftaught.settle import settle
 from selftaught.store import Store, write_file
 from selftaught.tasks.base import Checker, TaskSet, sizes
@@ -50,10 +50,12 @@ def plan(recipe: Recipe, engine: Engine | None = None) -> Plan:
     engine = engine or make_engine(recipe)
     try:
         settled, notes = settle(recipe, engine)
-        fitted, more = budget.fit(settled, engine, load_tasks(settled))
+        whole = load_whole(settled)
+        guard_margins(settled.gate, whole)
+        fitted, more = budget.fit(settled, engine, budget.trim(whole, settled))
     finally:
         engine.close()
-    tasks = load_tasks(fitted)
+    tasks = budget.trim(whole, fitted)
     provable = {
         "dev": gate.smallest_gain(len(tasks.dev), fitted.gate.alpha),
         "vault": gate.smallest_gain(len(tasks.vault), fitted.gate.alpha / fitted.gate.looks),
@@ -71,9 +73,15 @@ def prepare(recipe: Recipe, folder: Path, engine: Engine | None = None) -> Recip
     return settled
 
 
-def load_tasks(recipe: Recipe) -> TaskSet:
+def load_whole(recipe: Recipe) -> TaskSet:
+    """Everything the recipe's source brings."""
     tasks: TaskSet = load.make("tasks", recipe.tasks).load(recipe.seed)
-    return budget.trim(tasks, recipe)
+    return tasks
+
+
+def load_tasks(recipe: Recipe) -> TaskSet:
+    """What a run of the recipe uses: the shares that its budget allows."""
+    return budget.trim(load_whole(recipe), recipe)
 
 
 # ---------------------------------------------------------------- one run
@@ -93,7 +101,7 @@ def run(folder: Path, *, view: View | None = None, stop: StopToken = never, engi
         store.journal("resumed" if store.chain else "started", python=platform.python_version())
         engine = engine or make_engine(recipe)
         try:
-            done = Transaction(store, recipe, engine, load_tasks(recipe), view or Silent(), stop).run()
+            done = Transaction(store, recipe, engine, load_whole(recipe), view or Silent(), stop).run()
         except (Stopped, KeyboardInterrupt):
             store.journal("stopped")
             raise
@@ -113,7 +121,10 @@ def run(folder: Path, *, view: View | None = None, stop: StopToken = never, engi
 
 
 def ask(folder: Path, question: str, engine: Engine | None = None) -> tuple[str, str]:
-    """The parent's and the candidate's greedy answers to one question. Raises RunError when there is no candidate."""
+    """The parent's and the candidate's greedy answers to one question.
+
+    Raises RunError when there is no candidate and ModelError when the question does not fit into the context.
+    """
     record = ledger.read_run(folder)
     weights = record.kept
     if weights is None:
@@ -135,10 +146,15 @@ def ask(folder: Path, question: str, engine: Engine | None = None) -> tuple[str,
         method = load.make("methods", record.recipe.method)
         task = method.ask(Task(({"role": "user", "content": question},), checker=""))
         sampling = replace(method.sampling(), n=1, temperature=0.0)
-        texts = [
-            rollout(engine, c, engine.tokens(parent), [task], sampling, {"": NO_CHECKER}, run_seed=0)[0].text
-            for c in (parent, candidate)
-        ]
+        tokens = engine.tokens(parent)
+        before, after = (
+            rollout(engine, c, tokens, [task], sampling, {"": NO_CHECKER}, run_seed=0)[0] for c in (parent, candidate)
+        )
     finally:
         engine.close()
-    return texts[0].strip(), texts[1].strip()
+    if before.error == NO_ROOM:
+        raise ModelError(
+            f"The question takes {len(before.prompt_ids)} tokens of a context of {tokens.context}.",
+            hint="Ask a shorter one.",
+        )
+    return before.text.strip(), after.text.strip()

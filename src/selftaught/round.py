@@ -6,6 +6,8 @@ Each stage asks the store for its unit and makes only what is not committed. No 
 from __future__ import annotations
 
 import json
+import math
+import os
 import platform
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -13,12 +15,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from selftaught import gate, ledger, load
+from selftaught import budget, gate, ledger, load
 from selftaught.bench import RunBench, heldout
-from selftaught.config import Recipe
+from selftaught.config import GateConfig, Recipe
 from selftaught.curate import curate
 from selftaught.engines.base import Engine, StopToken, TuneJob
-from selftaught.errors import IntegrityError, NonFiniteError, RunError
+from selftaught.errors import IntegrityError, NonFiniteError, RecipeError, RunError
 from selftaught.evaluate import report
 from selftaught.filters.base import Context
 from selftaught.rollout import rollout
@@ -42,25 +44,32 @@ from selftaught.types import (
 from selftaught.view import View
 
 LOOKS = "looks.jsonl"
+AUTO_MARGIN = 0.03
 
 
 class Transaction:
-    """One round in progress: the stages in order, each a method, each a unit in the store."""
+    """One round in progress: the stages in order, each a method, each a unit in the store.
+
+    ``tasks`` is everything the source brings; the recipe's budget says how much of it the round uses. Looks are counted
+    against the whole vault, so that another budget does not make it a new one.
+    """
 
     def __init__(
         self, store: Store, recipe: Recipe, engine: Engine, tasks: TaskSet, view: View, stop: StopToken
     ) -> None:
         self.store, self.recipe, self.engine, self.view, self.stop = store, recipe, engine, view, stop
         self.place = "round-000"
-        self.tasks = tasks
+        self.vault = tasks.vault_digest
+        self.tasks = budget.trim(tasks, recipe)
         self.method = load.make("methods", recipe.method)
         self.looks: dict[str, int] = {}
+        self.judged = False
 
     def run(self) -> Round:
         """From the first stage to the record. Raises Stopped at a unit boundary; nothing finished is lost."""
         self._prepare()
         examples = self._examples()
-        if not examples:
+        if not self._teaches(examples):
             decision = Decision("nothing to train on", (), self._why_nothing())
             return self._record(None, decision)
         self._stage("train", f"{len(examples)} examples")
@@ -78,21 +87,21 @@ class Transaction:
 
     def _prepare(self) -> None:
         self._stage("prepare", self.recipe.model)
+        self.margins = guard_margins(self.recipe.gate, self.tasks)
         self.parent = self.engine.open(self.recipe.model)
         self.tokens = self.engine.tokens(self.parent)
+        if self.recipe.train.replay:
+            self.tokens.encode("")  # a model that cannot write unprompted says so now, not after sampling
+        self._check_registry()
         facts = {
             "recipe": self.recipe.digest,
             "model": self.parent.digest,
             "counts": sizes(self.tasks),
             "notes": list(self.tasks.notes),
-            "vault": self.tasks.vault_digest,
+            "vault": self.vault,
+            "questions": contents(self.tasks),
         }
-        if self.store.chain and self.store.chain[0]["facts"] != facts:
-            changed = [k for k, v in self.store.chain[0]["facts"].items() if facts.get(k) != v]
-            raise IntegrityError(
-                f"This run began with another {', '.join(changed)}.",
-                hint="A run keeps the recipe, model and questions it began with. Restore them, or start a new run.",
-            )
+        self._check_beginning(facts)
         self.store.unit("tasks", facts, "tasks", lambda out: self._write_tasks(out, facts))
         environment = {
             "python": platform.python_version(),
@@ -105,6 +114,15 @@ class Transaction:
             self.store, self.engine, self.parent, self.tasks, self.recipe.seed, self.place, self.view, self.stop
         )
         self.counts = self.bench.counts
+
+    def _check_beginning(self, facts: Mapping[str, Any]) -> None:
+        began = self.store.chain[0]["facts"] if self.store.chain else facts
+        changed = [k for k in facts if facts[k] != began.get(k)]
+        if changed:
+            raise IntegrityError(
+                f"This run began with another {', '.join(changed)}.",
+                hint="A run keeps the recipe, model and questions it began with. Restore them, or start a new run.",
+            )
 
     def _write_tasks(self, out: Path, facts: Mapping[str, Any]) -> Mapping[str, Any]:
         write_rows(out / "train.parquet", Task, self.tasks.train)
@@ -153,8 +171,6 @@ class Transaction:
         write_rows(out / "rejected.parquet", Example, result.rejected)
         write_rows(out / "verdicts.parquet", Verdict, result.verdicts)
         own = sum(e.source != "replay" for e in result.kept)
-        if not own:
-            write_rows(out / "kept.parquet", Example, [])
         counts = {
             **self.counts,
             "made": len(made) + len(replay),
@@ -164,6 +180,11 @@ class Transaction:
             "rejected": len(result.rejected),
         }
         return {"counts": counts}
+
+    def _teaches(self, examples: Sequence[Example]) -> bool:
+        """Whether there is anything to learn: replay alone is not, and with ``train.replay`` 1 it is all there is."""
+        replay = sum(e.source == "replay" for e in examples)
+        return len(examples) > replay and (replay > 0 or self.recipe.train.replay < 1)
 
     def _why_nothing(self) -> str:
         said = "; ".join(f"{v} {k}" for k, v in self.counts.items() if v)
@@ -191,9 +212,10 @@ class Transaction:
         (out / folder).mkdir()
         self.view.line(f"  {job.kind} fine-tuning, {len(job.batches)} steps, learning rate {job.lr:g}")
         tuned = self.engine.tune(job, out / folder, stop=self.stop, progress=self.view.progress)
+        losses = [finite(x) for x in tuned.losses]
         curve = {
-            "losses": tuned.losses,
-            "grad_norms": tuned.grad_norms,
+            "losses": losses,
+            "grad_norms": [finite(x) for x in tuned.grad_norms],
             "tokens": tuned.tokens,
             "steps": len(job.batches),
             "kind": job.kind,
@@ -205,17 +227,16 @@ class Transaction:
             "kind_folder": folder,
             "steps": len(job.batches),
             "tokens": tuned.tokens,
-            "first_loss": round(tuned.losses[0], 4),
-            "last_loss": round(tuned.losses[-1], 4),
+            "first_loss": None if losses[0] is None else round(losses[0], 4),
+            "last_loss": None if losses[-1] is None else round(losses[-1], 4),
         }
 
     # ------------------------------------------------------------ evaluate, gate, record
 
     def _judge(self, candidate: Checkpoint) -> Decision:
         config = self.recipe.gate
-        margins = self._margins()
-        self._stage("evaluate", "parent and candidate on dev" + "".join(f", {g}" for g in margins))
-        suites = {"dev": self.tasks.dev} | {name: self.tasks.guards[name] for name in margins}
+        suites = {"dev": self.tasks.dev} | {name: self.tasks.guards[name] for name in self.margins}
+        self._stage("evaluate", "parent and candidate on " + ", ".join(name for name, suite in suites.items() if suite))
         pairs = {
             name: (
                 self._evaluate(self.parent, "parent", name, suite),
@@ -224,12 +245,12 @@ class Transaction:
             for name, suite in suites.items()
             if suite
         }
-        guards = {name: (*pairs[name], margin) for name, margin in margins.items()}
+        guards = {name: (*pairs[name], margin) for name, margin in self.margins.items()}
         self._stage("gate")
         decision = gate.decide(config, pairs.get("dev"), guards)
         if decision.outcome != "accepted" or not self.tasks.vault:
             return decision
-        look = ledger.spend_look(self._registry(), self.tasks.vault_digest, candidate.digest, self.store.folder.name)
+        look = ledger.spend_look(self._registry(), self.vault, candidate.digest, self.store.folder.name)
         self.looks = {"look": look, "of": config.looks}
         self.view.line(f"  accepted on dev; look {look} of {config.looks} on the vault")
         if look > config.looks:
@@ -239,22 +260,21 @@ class Transaction:
         after = self._evaluate(candidate, "candidate", "vault", self.tasks.vault)
         return gate.prove(decision, config, before, after, look)
 
-    def _margins(self) -> dict[str, float]:
-        guards = self.recipe.gate.guards
-        if guards == "auto":
-            return {name: 0.03 for name, suite in self.tasks.guards.items() if suite}
-        for g in guards:
-            if g.suite not in self.tasks.guards:
-                raise RunError(
-                    f"There is no guard suite {g.suite!r} in these tasks.",
-                    hint=f"They bring: {', '.join(self.tasks.guards) or 'none'}. See gate.guards.",
-                )
-        return {g.suite: g.margin for g in guards}
-
     def _registry(self) -> Path:
-        """Looks are counted beside the data, or beside the runs where the questions are generated."""
-        path = self.recipe.tasks.options.get("path")
-        return Path(path).resolve().parent / f".{Path(path).name}.{LOOKS}" if path else self.store.folder.parent / LOOKS
+        """Looks are counted beside the file the vault comes from, or beside the runs where questions are generated."""
+        options = self.recipe.tasks.options
+        if not options.get("path"):
+            return self.store.folder.parent / LOOKS
+        path = Path(options.get("holdout") or options["path"]).expanduser().resolve()
+        return path.with_name(f".{path.name}.{LOOKS}")
+
+    def _check_registry(self) -> None:
+        folder = self._registry().parent
+        if self.tasks.vault and not os.access(folder, os.W_OK):
+            raise RunError(
+                f"Looks at the vault are counted in {folder}, where nothing may be written.",
+                hint="Allow it, copy the questions to a folder of your own, or go without a vault: tasks.vault=0.",
+            )
 
     def _evaluate(self, checkpoint: Checkpoint, role: str, suite: str, tasks: Sequence[Task]) -> Report:
         sampling = replace(self.method.sampling(), n=1, temperature=0.0)
@@ -265,6 +285,7 @@ class Transaction:
             f"{self.place}/evaluate/{role}-{suite}",
             lambda out: self._answer(out, checkpoint, role, suite, tasks, sampling),
         )
+        self.judged = True
         found = ledger.read_report(unit.folder / "report.json")
         self.view.line(f"  {role} on {suite}: {100 * found.metrics['accuracy'].value:.1f} % of {len(tasks)}")
         return found
@@ -291,7 +312,7 @@ class Transaction:
 
     def _record(self, candidate: Checkpoint | None, decision: Decision) -> Round:
         self._stage("record", decision.outcome)
-        labels = Labels(training=self.bench.labels_read, selection=False, gate=bool(self.tasks.dev or self.tasks.vault))
+        labels = Labels(training=self.bench.labels_read, selection=False, gate=self.judged)
         done = Round(
             0,
             self.parent.digest,
@@ -304,3 +325,30 @@ class Transaction:
         )
         ledger.record(self.store, done)
         return done
+
+
+# ---------------------------------------------------------------- small parts
+
+
+def guard_margins(config: GateConfig, tasks: TaskSet) -> dict[str, float]:
+    """Guard suite -> the loss it may show. Raises RecipeError for a suite that the tasks do not bring."""
+    if config.guards == "auto":
+        return {name: AUTO_MARGIN for name, suite in tasks.guards.items() if suite}
+    unknown = [g.suite for g in config.guards if not tasks.guards.get(g.suite)]
+    if unknown:
+        raise RecipeError(
+            f"There is no guard suite {unknown[0]!r} in these tasks.",
+            hint=f"They bring: {', '.join(tasks.guards) or 'none'}. See gate.guards.",
+        )
+    return {g.suite: g.margin for g in config.guards}
+
+
+def contents(tasks: TaskSet) -> str:
+    """Names every question of a run with its answer, checker and group, suite by suite."""
+    suites = {"train": tasks.train, "dev": tasks.dev, "vault": tasks.vault, **tasks.guards}
+    return digest({name: [[t.id, t.answer, t.checker, t.group] for t in suite] for name, suite in suites.items()})
+
+
+def finite(value: float) -> float | None:
+    """None for the loss of a refused step: JSON has no NaN."""
+    return value if math.isfinite(value) else None

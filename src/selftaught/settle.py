@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from selftaught.config import Recipe
+from collections.abc import Mapping
+from typing import Any
+
+from selftaught import load
+from selftaught.config import Member, Recipe
 from selftaught.engines.base import Engine
 
 # (parameters below, kind, learning rate). Full fine-tuning at 1e-3 is what moves a one-million-parameter model
@@ -13,7 +17,8 @@ AUTO = ((4e6, "full", 1e-3), (2e7, "full", 2e-4), (float("inf"), "lora", 2e-4))
 def settle(recipe: Recipe, engine: Engine) -> tuple[Recipe, tuple[str, ...]]:
     """(the recipe without ``auto``, what was decided, in words). Opens the model, so it raises ModelError."""
     parent = engine.open(recipe.model)
-    parameters = int(engine.describe(parent)["parameters"])
+    facts = engine.describe(parent)
+    parameters = int(facts["parameters"])
     _, kind, lr = next(row for row in AUTO if parameters < row[0])
     train, notes = recipe.train, []
     if train.kind == "auto":
@@ -23,4 +28,11 @@ def settle(recipe: Recipe, engine: Engine) -> tuple[Recipe, tuple[str, ...]]:
         lr = lr if train.kind == kind else 2e-4
         train = train.model_copy(update={"lr": lr})
         notes.append(f"train.lr: {lr:g}")
-    return recipe.model_copy(update={"train": train}), tuple(notes)
+    return recipe.model_copy(update={"train": train, "engine": _chosen(recipe.engine, facts)}), tuple(notes)
+
+
+def _chosen(engine: Member, facts: Mapping[str, Any]) -> Member:
+    """The engine section with this machine's choices for its ``auto`` options, so that a resumed run makes the same."""
+    fields = load.member_class("engines", engine.name).Options.model_fields
+    auto = [k for k, f in fields.items() if k in facts and engine.options.get(k, f.default) == "auto"]
+    return engine.model_copy(update={k: facts[k] for k in auto})

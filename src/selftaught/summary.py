@@ -284,13 +284,12 @@ def brief(record: RunRecord) -> dict[str, Any]:
 
 def runs_block(records: Iterable[RunRecord]) -> Block:
     rows = [_run_row(record) for record in records]
-    return Block("Runs", tuple(rows), ("run", "outcome", "method", "model", "seed", "gain on dev", "gain on vault"))
+    return Block("Runs", tuple(rows), ("run", "outcome", "on dev", "on vault", "model", "method"))
 
 
 def _run_row(record: RunRecord) -> tuple[str, ...]:
     recipe = record.recipe
-    return (record.name, record.outcome, recipe.method.name, recipe.model, str(recipe.seed),
-            _gain(record, "dev"), _gain(record, "vault"))  # fmt: skip
+    return (record.name, record.outcome, _gain(record, "dev"), _gain(record, "vault"), recipe.model, recipe.method.name)
 
 
 def _gain(record: RunRecord, holdout: str) -> str:
@@ -350,8 +349,9 @@ def _table(block: Block) -> RenderableType:
 
     table = Table(box=box.SIMPLE_HEAD if block.header else None, show_header=bool(block.header),
                   padding=(0, 2, 0, 0), pad_edge=False, show_edge=False, show_lines=False)  # fmt: skip
-    for name in block.header or [""] * len(block.rows[0]):
-        table.add_column(name, header_style="dim", overflow="fold", ratio=1 if block.stacked else None)
+    for number, name in enumerate(block.header or [""] * len(block.rows[0])):
+        first = number == 0 and not block.stacked and len(block.rows[0]) > 1
+        table.add_column(name, header_style="dim", overflow="fold", no_wrap=first, ratio=1 if block.stacked else None)
     for row in block.rows:
         table.add_row(*(Text(cell) for cell in row), end_section=block.stacked)
     if block.title in ("Next", "The model"):  # to be copied: never broken by a border or a column

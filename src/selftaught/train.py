@@ -37,15 +37,17 @@ def make_job(
 def plan(examples: Sequence[Example], replay: Sequence[Example], config: TrainConfig, seed: int) -> list[list[int]]:
     """Batches of indices into ``examples + replay``: about ``batch_tokens`` tokens each, for ``steps`` or ``epochs``.
 
-    Each epoch holds every example once and replay up to its share; with ``replay`` 1 it holds replay alone.
+    Each epoch holds every example once and replay up to its share; with ``replay`` 1 it holds replay alone, as many as
+    there are examples. Empty when there is nothing to learn from.
     """
     lengths = [len(e.prompt_ids) + len(e.completion_ids) for e in (*examples, *replay)]
     rng = random.Random(seed_for(seed, "plan"))
     done: list[list[int]] = []
     left = config.epochs
     while (len(done) < config.steps) if config.steps else left > 0:
-        epoch = _epoch(len(examples), len(replay), config.replay, rng)
-        batches = list(_batches(epoch, lengths, config.batch_tokens))
+        batches = list(_batches(_epoch(len(examples), len(replay), config.replay, rng), lengths, config.batch_tokens))
+        if not batches:
+            break
         done += batches[: max(1, round(left * len(batches)))] if left < 1 and not config.steps else batches
         left -= 1
     return done[: config.steps]

@@ -160,11 +160,13 @@ class TextTokens:
             return str(messages[-1]["content"])
         if self.chat:
             return self._render_chat([dict(m) for m in messages], form)
-        turns = [
-            self._turn(m["content"], messages[i + 1]["content"] if i + 1 < len(messages) else None, form)
-            for i, m in enumerate(messages)
-            if m["role"] == "user"
-        ]
+        turns = []
+        for message, following in zip(messages, [*messages[1:], None], strict=True):
+            answer = following["content"] if following and following["role"] == "assistant" else None
+            if message["role"] == "user":
+                turns.append(self._turn(message["content"], answer, form))
+            elif message["role"] == "system":
+                turns.append(message["content"])
         return "\n\n".join(turns)
 
     def _render_chat(self, messages: list[dict[str, str]], form: str) -> str:

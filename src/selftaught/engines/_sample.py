@@ -110,10 +110,10 @@ class _Batch:
         seeds: list[int],
         sampling: Sampling,
         ends: frozenset[int],
-        room: int,
+        context: int,
     ) -> None:
         self.model, self.sampling, self.ends = model, sampling, ends
-        self.limit = min(sampling.max_tokens, room)
+        self.limits = [min(sampling.max_tokens, context - len(prompts[k])) for k in owner]  # each row's own
         self.seeds = np.array(seeds, dtype=np.uint64)
         self.ids: list[list[int]] = [[] for _ in seeds]
         self.logprobs: list[list[float]] = [[] for _ in seeds]
@@ -160,10 +160,8 @@ class _Batch:
             self.logprobs[row].append(logprob)
             if token in self.ends or (self.sampling.stop and stops(self.ids[row], self.sampling.stop)):
                 self.finish[row] = "stop"
-            else:
+            elif position + 1 < self.limits[row]:
                 keep.append(slot)
-        if position + 1 >= self.limit:
-            keep = []
         if len(keep) < len(self.live):
             self._drop(keep)
         if keep:
@@ -199,9 +197,9 @@ def sample_batch(
     asked = [requests[p.request] for p in parts]
     owner = [k for k, p in enumerate(parts) for _ in range(len(p))]
     seeds = [s for p, r in zip(parts, asked, strict=True) for s in r.seeds[p.first : p.last]]
-    room = tokens.context - max(len(r.prompt_ids) for r in asked)
-    batch = _Batch(model, [r.prompt_ids for r in asked], owner, seeds, asked[0].sampling, ends(model, tokens), room)
-    for position in range(batch.limit):
+    prompts = [r.prompt_ids for r in asked]
+    batch = _Batch(model, prompts, owner, seeds, asked[0].sampling, ends(model, tokens), tokens.context)
+    for position in range(max(batch.limits)):
         if stop():
             raise Stopped
         batch.step(position, lambda ids, stops: any(s in tokens.decode(ids) for s in stops))

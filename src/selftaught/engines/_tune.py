@@ -17,6 +17,7 @@ from selftaught.errors import NonFiniteError, Stopped
 from selftaught.types import Example
 
 MICRO_TOKENS = 2048  # padded tokens that are run at once
+KEPT = (".json", ".jinja", ".model", ".txt")  # configs and tokenizer files that go along with new weights
 MAX_REFUSED = 3  # non-finite steps that are skipped before the job gives up
 
 
@@ -128,6 +129,6 @@ def _save(model: Any, job: TuneJob, out: Path, stored: torch.dtype) -> None:
     if job.kind == "full":
         model = model.to(stored)
         for path in Path(job.parent.model).iterdir():
-            if path.is_file() and not path.name.startswith("model") and path.suffix in (".json", ".jinja", ".model"):
+            if path.is_file() and not path.name.startswith("model") and path.suffix in KEPT:
                 shutil.copyfile(path, out / path.name)
     model.eval().save_pretrained(out, safe_serialization=True)

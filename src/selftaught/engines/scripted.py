@@ -22,6 +22,8 @@ from selftaught.errors import ModelError, NonFiniteError, Stopped
 from selftaught.types import Checkpoint, Message, digest, seed_for
 
 BOS, EOS = 256, 257
+LETTERS = {"user": "Q", "assistant": "A", "system": "S"}
+STEP_BY_STEP = " Step by step."
 VOCABULARY = digest("scripted bytes")[:16]
 
 
@@ -37,8 +39,8 @@ class ByteTokens:
     def render(self, messages: Sequence[Message], form: str) -> str:
         if form == "raw":
             return messages[-1]["content"]
-        turns = [f"{'Q' if m['role'] == 'user' else 'A'}: {m['content']}" for m in messages]
-        return "\n".join([*turns, "A:"]) if turns else ""
+        turns = [f"{LETTERS[m['role']]}: {m['content']}" for m in messages]
+        return "\n".join([*turns, "A:" + (STEP_BY_STEP if form == "cot" else "")]) if turns else ""
 
     def encode(self, text: str) -> tuple[int, ...]:
         return (BOS, *text.encode("utf-8", "surrogatepass"))
@@ -100,11 +102,11 @@ class Scripted:
         greedy = request.sampling.temperature == 0
         rng = random.Random(seed_for(0, "greedy", prompt) if greedy else seed)
         text = _write(prompt, skill_of(request.checkpoint), rng) if self.options.answers else "hm"
-        ids = ByteTokens(0).encode_completion(text)
+        ids = _until(text, request.sampling.stop)
         endless = rng.random() < self.options.truncates
         limit = min(request.sampling.max_tokens, self.options.context - len(request.prompt_ids))
-        cut = ids[:-1][:limit] if endless else ids[:limit]
-        finish = "stop" if cut and cut[-1] == EOS else "length"
+        cut = text_ids(ids)[:limit] if endless else ids[:limit]
+        finish = "stop" if cut == ids and not endless else "length"
         return Completion(cut, (-0.1,) * len(cut), finish)
 
     def score(
@@ -136,13 +138,24 @@ def skill_of(checkpoint: Checkpoint) -> float:
     return float(checkpoint.model.partition(":")[2])
 
 
+def text_ids(ids: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(i for i in ids if i != EOS)
+
+
+def _until(text: str, stops: Sequence[str]) -> tuple[int, ...]:
+    """Ids of the text up to and with the first stop string, or with the end token where there is none."""
+    ends = [text.index(s) + len(s) for s in stops if s in text]
+    return (
+        text_ids(ByteTokens(0).encode_completion(text[: min(ends)])) if ends else ByteTokens(0).encode_completion(text)
+    )
+
+
 def _write(prompt: str, skill: float, rng: random.Random) -> str:
-    """An answer to the last question, or (unprompted) a question with its answer."""
+    """An answer to the last question; or, after "Q:" or nothing at all, a question with its answer."""
     luck = rng.random()
-    if not prompt:
-        numbers = [rng.randint(1, 99) for _ in range(3)]
-        asked = "+".join(map(str, numbers))
-        return f"Q: {asked}\nA: {_solve(asked, luck < skill, rng)}"
+    if not prompt or prompt.endswith("Q:"):
+        asked = "+".join(str(rng.randint(1, 99)) for _ in range(3))
+        return f"{' ' if prompt else 'Q: '}{asked}\nA: {_solve(asked, luck < skill, rng)}"
     asked = re.findall(r"Q: (.*)", prompt)[-1]
     if asked.startswith("sort "):
         return " " + " ".join(sorted(asked.split()[1:]))
@@ -159,9 +172,10 @@ def _share_right(texts: Sequence[str]) -> float | None:
     """Share of right sums among question-and-answer texts; None when there is none."""
     verdicts = []
     for text in texts:
-        question, _, answer = text.partition("\nA:")
+        before, _, answer = text.rpartition("\nA:")
+        question = before.rpartition("Q: ")[2]
         numbers = re.findall(r"\d+", question)
         final = re.search(r"#### (-?\d+)", answer)
-        if numbers and final and not question.startswith("Q: sort"):
+        if numbers and final and not question.startswith("sort"):
             verdicts.append(int(final[1]) == sum(map(int, numbers)))
     return sum(verdicts) / len(verdicts) if verdicts else None

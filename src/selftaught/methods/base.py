@@ -23,7 +23,11 @@ class Bench(Protocol):
     tokens: Tokens
 
     def generate(self, tasks: Sequence[Task], sampling: Sampling, *, first: int = 0) -> list[Group]:
-        """Samples ``first`` .. ``first + sampling.n - 1`` of each task from the frozen parent."""
+        """Samples ``first`` .. ``first + sampling.n - 1`` of each different task from the frozen parent."""
+        ...
+
+    def fresh(self, tasks: Sequence[Task]) -> list[Task]:
+        """Those that are neither a training question nor a held-out one, each once: for questions a model wrote."""
         ...
 
     def checker(self, task: Task) -> Checker: ...
@@ -41,6 +45,10 @@ class Method(Protocol):
 
     def sampling(self) -> Sampling:
         """How the tasks from ``propose`` are sampled."""
+        ...
+
+    def most(self) -> tuple[int, int]:
+        """(samples, examples) that one question may take at most: what a budget plans with."""
         ...
 
     def ask(self, task: Task) -> Task:

@@ -14,6 +14,7 @@ import random
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from itertools import takewhile
 from typing import Literal
 
 from pydantic import Field
@@ -24,6 +25,7 @@ from selftaught.types import Example, Message, Rollout, Sampling, Task, seed_for
 
 Format = Literal["direct", "zero_shot_cot", "few_shot_cot", "few_shot_answer", "answer_only"]
 STEPS = ("direct", "zero_shot_cot", "few_shot_cot")  # formats whose completion is the whole path
+WRITTEN = "written"  # the source of a question that the model wrote itself
 
 
 class Exemplar(Section):
@@ -51,8 +53,10 @@ class LmsiOptions(Section):
     max_tokens: int = Field(default=256, ge=1)
     min_share: float = Field(default=0.0, ge=0, le=1)  # share of the samples the majority must reach; none in the paper
     sample_format: Literal["direct", "zero_shot_cot", "few_shot_cot"] = "few_shot_cot"
-    formats: tuple[Format, ...] = ("few_shot_cot", "few_shot_answer", "zero_shot_cot", "answer_only")
-    answer_text: str = "The answer is {answer}."  # the completion of the answer-only formats
+    formats: tuple[Format, ...] = Field(
+        default=("few_shot_cot", "few_shot_answer", "zero_shot_cot", "answer_only"), min_length=1
+    )
+    answer_text: str = Field(default="The answer is {answer}.", pattern=r"\{answer\}")  # what answer-only formats learn
     exemplars: list[Exemplar] | Literal["self"] = "self"  # self: the model writes the rationales (section 4.1.3)
     exemplar_count: int = Field(default=4, ge=1)
     write_questions: QuestionWriting = QuestionWriting()
@@ -82,10 +86,12 @@ def majority(rollouts: Sequence[Rollout]) -> Vote | None:
     return Vote(answer, count / len(rollouts), tuple(r for r in rollouts if r.answer == answer))
 
 
-def decided(rollouts: Sequence[Rollout], remaining: int) -> bool:
-    """Whether no outcome of the remaining samples can change the majority."""
+def decided(rollouts: Sequence[Rollout], remaining: int, needed: float = 0.0) -> bool:
+    """Whether nothing that the remaining samples say can change the majority, or that its share is (not) ``needed``."""
     (_, first), (_, second) = [*count_votes(rollouts).most_common(2), ("", 0), ("", 0)][:2]
-    return first - second > remaining
+    total = len(rollouts) + remaining
+    lost = (first + remaining) / total < needed
+    return lost or (first - second > remaining and first / total >= needed)
 
 
 class SelfConsistency:
@@ -95,7 +101,7 @@ class SelfConsistency:
     def __init__(self, options: LmsiOptions) -> None:
         self.options = options
         self._exemplars: tuple[Exemplar, ...] | None = None
-        self._written: set[str] = set()
+        self._bare: dict[str, Task] = {}  # id of a question as it was asked -> the question without format and examples
 
     # ------------------------------------------------------------ asking
 
@@ -103,6 +109,9 @@ class SelfConsistency:
         o = self.options
         n = min(o.early_stop, o.samples) if o.early_stop else o.samples
         return Sampling(n, o.temperature, o.top_p, o.top_k, o.max_tokens)
+
+    def most(self) -> tuple[int, int]:
+        return self.options.samples, self.options.samples * len(self.options.formats)
 
     def ask(self, task: Task) -> Task:
         """How a question is put when the model is judged: as it is sampled, but never with self-written exemplars."""
@@ -115,20 +124,26 @@ class SelfConsistency:
     def propose(self, bench: Bench) -> Iterable[Task]:
         exemplars = self._shots(bench)
         own = self._write_questions(bench) if self.options.write_questions.count else []
-        self._written = {t.id for t in own}
-        return [self._format(t, self.options.sample_format, exemplars) for t in (*bench.tasks, *own)]
+        asked = [(self._format(t, self.options.sample_format, exemplars), t) for t in (*bench.tasks, *own)]
+        self._bare = {a.id: t for a, t in asked}
+        return [a for a, _ in asked]
 
     def _format(self, task: Task, form: Format, exemplars: Sequence[Exemplar]) -> Task:
+        """``task`` as ``form`` puts it. Examples stand after a system message, and never give away their own question."""
         if form == "direct":
             return task
         if form in ("zero_shot_cot", "answer_only"):
             return replace(task, form="cot" if form == "zero_shot_cot" else "plain")
         shots: list[Message] = []
         for e in exemplars:
-            answer = self.options.answer_text.format(answer=e.answer)
-            text = e.rationale if form == "few_shot_cot" else answer
-            shots += [{"role": "user", "content": e.question}, {"role": "assistant", "content": text}]
-        return replace(task, prompt=(*shots, *task.prompt), form="plain")
+            text = e.rationale if form == "few_shot_cot" else self._said(e.answer)
+            if e.question != task.question:
+                shots += [{"role": "user", "content": e.question}, {"role": "assistant", "content": text}]
+        system = tuple(takewhile(lambda m: m["role"] == "system", task.prompt))
+        return replace(task, prompt=(*system, *shots, *task.prompt[len(system) :]), form="plain")
+
+    def _said(self, answer: str) -> str:
+        return self.options.answer_text.replace("{answer}", answer)
 
     def _shots(self, bench: Bench) -> tuple[Exemplar, ...]:
         """Exemplars as given, or written by the model itself from a few training questions, step by step, greedily."""
@@ -166,14 +181,12 @@ class SelfConsistency:
                 )
             )
         drawn = bench.generate(prompts, Sampling(1, 1.0, max_tokens=o.max_tokens, stop=("\n",)))
-        lines = [r.text.strip().splitlines()[0].strip() for _, rollouts in drawn for r in rollouts if r.text.strip()]
-        known = {t.question for t in bench.tasks}
-        fresh = [q for q in dict.fromkeys(lines) if q and q not in known]
+        whole = [r.text.strip() for _, rollouts in drawn for r in rollouts if r.error is None and r.text.strip()]
+        lines = [{"role": "user", "content": text.splitlines()[0].strip()} for text in whole]
+        fresh = bench.fresh([replace(bench.tasks[0], prompt=(m,), group=None, source=WRITTEN) for m in lines])
         bench.note("questions written by the model", len(fresh))
-        return [
-            replace(bench.tasks[0], prompt=({"role": "user", "content": q},), group=None, source="written")
-            for q in fresh
-        ]
+        bench.note("written questions that were cut off or not new", o.count - len(fresh))
+        return fresh
 
     # ------------------------------------------------------------ learning
 
@@ -186,20 +199,20 @@ class SelfConsistency:
             vote = self._vote(task, rollouts, bench)
             bench.note("samples", len(rollouts))
             bench.note("samples with an answer", sum(count_votes(rollouts).values()))
+            bench.note("questions without a majority" if vote is None else "questions voted", 1)
             if vote is not None:
-                bench.note("questions voted", 1)
-                examples += self._learn(task, vote, exemplars, bench)
+                examples += self._learn(self._bare.get(task.id, task), vote, exemplars, bench)
         return examples
 
     def _vote(self, task: Task, rollouts: Sequence[Rollout], bench: Bench) -> Vote | None:
         if self.options.vote != "majority":
             return self._control(task, rollouts, bench)
         vote = majority(rollouts)
-        needed = self.options.write_questions.min_share if task.id in self._written else self.options.min_share
-        if vote is None or vote.share < needed:
-            bench.note("questions without a majority", 1)
-            return None
-        return vote
+        return vote if vote is not None and vote.share >= self._needed(task) else None
+
+    def _needed(self, task: Task) -> float:
+        written = self._bare.get(task.id, task).source == WRITTEN
+        return self.options.write_questions.min_share if written else self.options.min_share
 
     def _control(self, task: Task, rollouts: Sequence[Rollout], bench: Bench) -> Vote | None:
         votes = count_votes(rollouts)
@@ -212,16 +225,15 @@ class SelfConsistency:
 
     def _learn(self, task: Task, vote: Vote, exemplars: Sequence[Exemplar], bench: Bench) -> list[Example]:
         """Every agreeing path in every format (Table 1 of the paper); answer-only formats take the answer as text."""
-        bare = replace(task, prompt=task.prompt[-1:])
         learned = []
         for form in self.options.formats:
-            prompt = bench.tokens.render(*_rendered(self._format(bare, form, exemplars)))
-            prompt_ids = bench.tokens.encode(prompt)
+            shown = self._format(task, form, exemplars)
+            prompt = bench.tokens.render(shown.prompt, shown.form)
+            prompt_ids, space = bench.tokens.encode(prompt), "" if prompt[-1:].isspace() else " "
             for path in vote.paths:
-                text = path.text if form in STEPS else " " + self.options.answer_text.format(answer=path.answer)
-                same = form == self.options.sample_format
-                ids = path.completion_ids if same or form in STEPS else bench.tokens.encode_completion(text)
-                learned.append(Example(prompt_ids, ids, text, task.id, source=self.name, parents=(path.id,)))
+                text = path.text if form in STEPS else space + self._said(path.answer or "")
+                ids = path.completion_ids if form in STEPS else bench.tokens.encode_completion(text)
+                learned.append(Example(prompt_ids, ids, text, path.task_id, source=self.name, parents=(path.id,)))
         return learned
 
     def _more_waves(self, groups: Sequence[Group], bench: Bench) -> list[Group]:
@@ -229,7 +241,7 @@ class SelfConsistency:
         have = {task.id: (task, list(rollouts)) for task, rollouts in groups}
         first = self.sampling().n
         while first < self.options.samples:
-            open_ = [t for t, r in have.values() if not decided(r, self.options.samples - len(r))]
+            open_ = [t for t, r in have.values() if not decided(r, self.options.samples - len(r), self._needed(t))]
             wave = replace(self.sampling(), n=min(self.options.early_stop, self.options.samples - first))
             for task, rollouts in bench.generate(open_, wave, first=first) if open_ else []:
                 have[task.id][1].extend(rollouts)
@@ -237,10 +249,6 @@ class SelfConsistency:
         saved = sum(self.options.samples - len(r) for _, r in have.values())
         bench.note("samples saved by early stop", saved)
         return list(have.values())
-
-
-def _rendered(task: Task) -> tuple[tuple[Message, ...], str]:
-    return task.prompt, task.form
 
 
 def _pick(bench: Bench, what: str, count: int) -> list[Task]:
