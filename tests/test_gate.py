@@ -294,9 +294,21 @@ def test_no_labelled_questions_and_a_broken_guard_is_rejected() -> None:
 def test_too_few_questions_to_know_is_unproven() -> None:
     decision = gate.decide(CONFIG, pair(6, 3, 50, 41), {})
     assert decision.outcome == "unproven"
-    assert decision.reason == "100 labelled dev questions are too few: the smallest gain they can show is 12 points"
+    assert decision.reason == "too few labelled items to know: gain on dev has 100 labelled items and needs 528"
     tiny = gate.decide(CONFIG, pair(2, 0, 1, 1), {})
-    assert tiny.reason == "4 labelled dev questions are too few: no gain can be shown"
+    assert tiny.reason == "too few labelled items to know: gain on dev has 4 labelled items and needs 528"
+
+
+def test_a_guard_with_too_few_items_to_pass_is_unproven_not_rejected() -> None:
+    gain = pair(200, 20, 500, 280)
+    assert gate.guard_items(0.03, 0.05) == 88
+    decision = gate.decide(CONFIG, gain, {"sort": (*pair(0, 0, 50, 0), 0.03)})
+    assert (decision.outcome, decision.reason) == (
+        "unproven",
+        "too few labelled items to know: guard: sort has 50 labelled items and needs 88",
+    )
+    assert gate.decide(CONFIG, gain, {"sort": (*pair(0, 0, 88, 0), 0.03)}).outcome == "accepted"
+    assert gate.decide(CONFIG, gain, {"sort": (*pair(0, 9, 41, 0), 0.03)}).outcome == "rejected", "it got worse"
 
 
 def test_too_few_questions_but_fewer_right_is_rejected() -> None:

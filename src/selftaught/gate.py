@@ -229,11 +229,26 @@ def decide(
     failed = _failed(rules)
     if not failed:
         return Decision("accepted", rules, "the gain on dev is significant and every guard held")
-    n = len(primary[0].scores)
-    visible = smallest_gain(n, config.alpha)
-    if failed == [gain.name] and (visible is None or visible > config.min_gain) and not _worse(gain):
-        return Decision("unproven", rules, f"{n} labelled dev questions are too few: {_visible(visible)}")
+    counts = {gain.name: len(primary[0].scores)} | {f"guard: {n}": len(b.scores) for n, (b, _, _) in guards.items()}
+    needs = {gain.name: _items_for(config)} | {
+        f"guard: {n}": guard_items(m, config.alpha) for n, (*_, m) in guards.items()
+    }
+    unknown = [r.name for r in rules if not r.passed and counts[r.name] < needs[r.name] and not _worse(r)]
+    if unknown == failed:
+        said = "; ".join(f"{name} has {counts[name]} labelled items and needs {needs[name]}" for name in unknown)
+        return Decision("unproven", rules, f"too few labelled items to know: {said}")
     return Decision("rejected", rules, "did not pass: " + ", ".join(failed))
+
+
+def _items_for(config: GateConfig) -> int:
+    """Items on which a true gain of ``min_gain`` is seen with 80 % power."""
+    return items_needed(config.min_gain, config.alpha)
+
+
+def guard_items(margin: float, alpha: float) -> int:
+    """Fewest items on which a guard passes when nothing changed at all (Tango's statistic at 0 won, 0 lost)."""
+    z = NormalDist().inv_cdf(1 - alpha)
+    return math.ceil(z * z * (1 - margin) / margin)
 
 
 def _failed(rules: Sequence[Rule]) -> list[str]:
@@ -246,10 +261,6 @@ def _without_labels(guards: Sequence[Rule]) -> Decision:
     if failed := _failed(guards):
         return Decision("rejected", tuple(guards), f"{reason}, and did not pass: " + ", ".join(failed))
     return Decision("unproven", tuple(guards), reason)
-
-
-def _visible(gain: float | None) -> str:
-    return "no gain can be shown" if gain is None else f"the smallest gain they can show is {100 * gain:.0f} points"
 
 
 def _worse(rule: Rule) -> bool:

@@ -27,8 +27,8 @@ def rollout(
 ) -> list[Rollout]:
     """Samples ``first`` .. ``first + n - 1`` of every task, ordered by task, then sample.
 
-    Sample i of a task draws its randomness from (run seed, task id, checkpoint, i) alone; so a task that stands twice is
-    sampled once and answered twice the same.
+    Sample i of a task draws its randomness from (run seed, task id, checkpoint, i) alone; so a task that stands
+    twice is sampled once and answered twice the same.
     """
     prompts = {t.id: tokens.encode(tokens.render(t.prompt, t.form)) for t in tasks}
     fits = [t for t in {t.id: t for t in tasks}.values() if len(prompts[t.id]) < tokens.context]

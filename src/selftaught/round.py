@@ -273,7 +273,7 @@ class Transaction:
         if self.tasks.vault and not os.access(folder, os.W_OK):
             raise RunError(
                 f"Looks at the vault are counted in {folder}, where nothing may be written.",
-                hint="Allow it, copy the questions to a folder of your own, or go without a vault: tasks.vault=0.",
+                hint="Allow it, or copy the questions to a folder of your own.",
             )
 
     def _evaluate(self, checkpoint: Checkpoint, role: str, suite: str, tasks: Sequence[Task]) -> Report:

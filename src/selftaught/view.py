@@ -62,4 +62,4 @@ def pace(done: int, total: int, unit: str, seconds: float) -> str:
     """ "12 steps/s, 0:41 left" """
     rate = done / seconds if seconds > 0 else 0.0
     left = (total - done) / rate if rate > 0 else 0.0
-    return f"{rate:.3g} {unit}/s, {int(left) // 60}:{int(left) % 60:02d} left"
+    return f"{rate:,.{0 if rate >= 20 else 1}f} {unit}/s, {int(left) // 60}:{int(left) % 60:02d} left"

@@ -105,8 +105,8 @@ class Scripted:
         ids = _until(text, request.sampling.stop)
         endless = rng.random() < self.options.truncates
         limit = min(request.sampling.max_tokens, self.options.context - len(request.prompt_ids))
-        cut = text_ids(ids)[:limit] if endless else ids[:limit]
-        finish = "stop" if cut == ids and not endless else "length"
+        cut = ids[:-1][:limit] if endless else ids[:limit]
+        finish = "stop" if cut == ids else "length"
         return Completion(cut, (-0.1,) * len(cut), finish)
 
     def score(
@@ -138,16 +138,11 @@ def skill_of(checkpoint: Checkpoint) -> float:
     return float(checkpoint.model.partition(":")[2])
 
 
-def text_ids(ids: tuple[int, ...]) -> tuple[int, ...]:
-    return tuple(i for i in ids if i != EOS)
-
-
 def _until(text: str, stops: Sequence[str]) -> tuple[int, ...]:
     """Ids of the text up to and with the first stop string, or with the end token where there is none."""
     ends = [text.index(s) + len(s) for s in stops if s in text]
-    return (
-        text_ids(ByteTokens(0).encode_completion(text[: min(ends)])) if ends else ByteTokens(0).encode_completion(text)
-    )
+    ids = ByteTokens(0).encode_completion(text[: min(ends, default=None)])
+    return ids[:-1] if ends else ids
 
 
 def _write(prompt: str, skill: float, rng: random.Random) -> str:

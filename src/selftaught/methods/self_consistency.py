@@ -129,7 +129,7 @@ class SelfConsistency:
         return [a for a, _ in asked]
 
     def _format(self, task: Task, form: Format, exemplars: Sequence[Exemplar]) -> Task:
-        """``task`` as ``form`` puts it. Examples stand after a system message, and never give away their own question."""
+        """``task`` as ``form`` puts it. Examples stand after a system message and never show their own question."""
         if form == "direct":
             return task
         if form in ("zero_shot_cot", "answer_only"):

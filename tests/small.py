@@ -1,0 +1,107 @@
+"""Small runs on the scripted engine, for tests of the method, the stages and the loop."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from selftaught import loop
+from selftaught.bench import RunBench
+from selftaught.config import Recipe, parse_recipe
+from selftaught.engines.base import Completion, Request, never
+from selftaught.engines.scripted import Scripted
+from selftaught.methods.self_consistency import SelfConsistency
+from selftaught.store import Store, write_file
+from selftaught.tasks._checkers import checker
+from selftaught.tasks.base import TaskSet
+from selftaught.types import Rollout, Task
+from selftaught.view import Silent
+
+RECIPE = """
+name: small
+model: scripted:0.6
+seed: 5
+method: {name: self_consistency, samples: 8, temperature: 0.8, max_tokens: 96, min_share: 0.3,
+         sample_format: direct, formats: [direct]}
+tasks: {name: world_sums, train: 40, dev: 120, vault: 120, guard: 100}
+train: {epochs: 1, replay: 0.25, replay_samples: 20}
+engine: {name: scripted}
+"""
+CHECKERS = {name: checker(name) for name in ("number", "exact")}
+
+
+def recipe(*overrides: str) -> Recipe:
+    return parse_recipe(RECIPE, "small", overrides)
+
+
+def prepared(folder: Path, *overrides: str) -> Path:
+    """A run folder, ready to run."""
+    loop.prepare(recipe(*overrides), folder)
+    return folder
+
+
+def sums(count: int, split: str = "train", start: int = 10) -> tuple[Task, ...]:
+    """``start+1``, ``start+1+1``...: questions with their answers, all different."""
+    return tuple(
+        Task(({"role": "user", "content": f"{start + i}+{i}"},), str(start + 2 * i), "number", split)
+        for i in range(count)
+    )
+
+
+def tasks(train: Sequence[Task], dev: Sequence[Task] = (), **guards: tuple[Task, ...]) -> TaskSet:
+    return TaskSet(tuple(train), tuple(dev), (), guards, CHECKERS)
+
+
+def bench(store: Store, source: TaskSet, engine: Any = None, *, model: str = "scripted:0.6", seed: int = 5) -> RunBench:
+    engine = engine or Scripted(Scripted.Options())
+    return RunBench(store, engine, engine.open(model), source, seed, "round-000", Silent(), never)
+
+
+def method(**options: Any) -> SelfConsistency:
+    plain = {"samples": 8, "temperature": 0.8, "sample_format": "direct", "formats": ["direct"]}
+    return SelfConsistency(SelfConsistency.Options.model_validate(plain | options))
+
+
+def said(task: Task, *answers: str | None) -> list[Rollout]:
+    """Rollouts with these answers, in this order; None is one that was cut off."""
+    return [
+        Rollout(task.id, i, "author", "t", (1,), (i, 2), (-0.1, -0.1), f"so {a}", i, a, None if a else "truncated")
+        for i, a in enumerate(answers)
+    ]
+
+
+class Counting(Scripted):
+    """The scripted engine, counting the samples that were really drawn."""
+
+    class Options(Scripted.Options):
+        pass
+
+    def __init__(self, options: Scripted.Options | None = None) -> None:
+        super().__init__(options or Scripted.Options())
+        self.calls: list[int] = []
+
+    def generate(self, requests: Sequence[Request], **how: Any) -> Iterator[tuple[int, list[Completion]]]:
+        self.calls.append(sum(len(r.seeds) for r in requests))
+        yield from super().generate(requests, **how)
+
+
+def write_jsonl(path: Path, rows: Sequence[dict[str, Any]]) -> Path:
+    write_file(path, "".join(json.dumps(row) + "\n" for row in rows).encode())
+    return path
+
+
+def sum_rows(count: int, *, labelled: int | None = None, start: int = 11) -> list[dict[str, Any]]:
+    """``{"question": "What is 11+3?", "answer": "14"}``; from ``labelled`` on without an answer."""
+    pairs = [(start + i, 3 + i % 7) for i in range(count)]
+    keep = count if labelled is None else labelled
+    return [
+        {"question": f"What is {a}+{b}?", **({"answer": str(a + b)} if i < keep else {})}
+        for i, (a, b) in enumerate(pairs)
+    ]
+
+
+def sort_rows(count: int) -> list[dict[str, Any]]:
+    words = [f"{chr(97 + i % 26)}{chr(97 + i // 26 % 26)}{i}" for i in range(count)]
+    return [{"question": f"sort z{w} {w}", "answer": f"{w} z{w}"} for w in words]
