@@ -8,10 +8,12 @@ propose → sample → harvest → curate → train → evaluate → gate → re
 
 The model is a table of counts. It adds column by column, and for each column (digit, digit, carry) it has counted which
 results it has seen; sampling draws by these counts, greedy takes the most frequent. It learnt them from a textbook with
-misprints, so some columns it gets wrong now and then, and some nearly always. A sum of four numbers can be worked out
-in many orders, which meet different columns: errors scatter, the right answer does not. That is why a vote helps, and
-why the agreeing solutions teach the columns that a single solution gets wrong. Nobody tells it a right answer: gold
-answers are computed in ``evaluate`` alone.
+misprints, so it gets some columns wrong half of the time. A sum of four numbers can be worked out in many orders, which
+meet different columns: wrong answers scatter, the right one does not. That is why a vote helps, and why the agreeing
+solutions teach the columns that a single solution gets wrong. Right answers are known to ``evaluate`` alone.
+
+At some seeds the random control gains a little and is accepted too (of the seeds 0 to 7 two, by 7 and 8 points, where
+the vote gains 17 to 41 in each of the eight): several solutions with one answer are right more often than any solution.
 """
 
 from __future__ import annotations
@@ -57,14 +59,14 @@ def textbook(rng: random.Random, lines: int = 11) -> Model:
 def add(model: Model, x: int, y: int, rng: random.Random | None) -> tuple[int, list[tuple[Column, int]]]:
     """x + y as the model does it, column by column from the right; greedy without ``rng``."""
     columns, total, place, carry = [], 0, 1, 0
-    while x or y or carry:
+    while x or y:
         column = (x % 10, y % 10, carry)
         seen = model[column]
         result = rng.choices(list(seen), list(seen.values()))[0] if rng else seen.most_common(1)[0][0]
         columns.append((column, result))
         carry, digit = divmod(result, 10)
         total, place, x, y = total + digit * place, place * 10, x // 10, y // 10
-    return total, columns
+    return total + carry * place, columns  # the last carry is written in front
 
 
 def solve(model: Model, question: Question, rng: random.Random | None) -> Path:

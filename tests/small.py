@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from selftaught.config import Recipe, parse_recipe
 from selftaught.engines.base import Completion, Request, never
 from selftaught.engines.scripted import Scripted
 from selftaught.methods.self_consistency import SelfConsistency
-from selftaught.store import Store, write_file
+from selftaught.store import Store, file_digest, write_file
 from selftaught.tasks._checkers import checker
 from selftaught.tasks.base import TaskSet
 from selftaught.types import Rollout, Task
@@ -29,6 +29,7 @@ tasks: {name: world_sums, train: 40, dev: 120, vault: 120, guard: 100}
 train: {epochs: 1, replay: 0.25, replay_samples: 20}
 engine: {name: scripted}
 """
+NOT_THE_RUN = ("journal.jsonl", "lock")  # when and by whom; everything else is the same in every run of a recipe
 CHECKERS = {name: checker(name) for name in ("number", "exact")}
 
 
@@ -105,3 +106,19 @@ def sum_rows(count: int, *, labelled: int | None = None, start: int = 11) -> lis
 def sort_rows(count: int) -> list[dict[str, Any]]:
     words = [f"{chr(97 + i % 26)}{chr(97 + i // 26 % 26)}{i}" for i in range(count)]
     return [{"question": f"sort z{w} {w}", "answer": f"{w} z{w}"} for w in words]
+
+
+def bytes_of(folder: Path) -> dict[str, str]:
+    paths = [p for p in folder.rglob("*") if p.is_file() and p.name not in NOT_THE_RUN]
+    return {str(p.relative_to(folder)): file_digest(p) for p in paths}
+
+
+def after(calls: int) -> Callable[[], bool]:
+    """A stop token that says stop after so many questions."""
+    left = [calls]
+
+    def stop() -> bool:
+        left[0] -= 1
+        return left[0] < 0
+
+    return stop

@@ -9,9 +9,9 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import tiny
 import torch
 
+import tiny
 from selftaught.config import PromptConfig
 from selftaught.engines import _sample, _tune
 from selftaught.engines.base import Request, TuneJob
@@ -95,6 +95,17 @@ def test_a_cut_completion_says_length_and_an_ended_one_says_stop(llama):
     assert cut and all(len(c.ids) == 90 and 2 not in c.ids for c in cut)
 
 
+def test_room_in_the_context_is_a_samples_own(llama):
+    e = engine(dtype="float32")
+    sampling = Sampling(n=1, max_tokens=100, temperature=0.3)
+    short, long = (1, 40, 41), (1, *range(100, 220))
+    [[alone]] = generate(e, llama, [short], sampling)
+    beside = generate(e, llama, [short, long], sampling)
+    assert beside[0][0].ids == alone.ids, "a long neighbour does not cut a short prompt's sample short"
+    assert len(beside[1][0].ids) <= 7
+    assert len(alone.ids) > 7, "or this shows nothing"
+
+
 def test_a_prompt_without_room_is_refused_with_the_numbers(llama):
     with pytest.raises(ModelError, match="130 tokens leaves no room in a context of 128"):
         generate(engine(), llama, [tuple([1] * 130)], Sampling())
@@ -131,7 +142,11 @@ def test_a_chat_template_wins_and_a_format_serves_models_without_one(tmp_path, l
     plain = e.tokens(e.open(str(tiny.checkpoint(tmp_path / "base", chat=False))))
     assert plain.render(message, "plain") == "Q: 2+2\nA:"
     assert plain.render(message, "cot") == "Q: 2+2\nA: Let's think step by step."
-    assert plain.render([*message, {"role": "assistant", "content": "4"}, *message], "plain") == "Q: 2+2\nA: 4\n\nQ: 2+2\nA:"
+    shown = [*message, {"role": "assistant", "content": "4"}, *message]
+    assert plain.render(shown, "plain") == "Q: 2+2\nA: 4\n\nQ: 2+2\nA:"
+    system = {"role": "system", "content": "Be brief."}
+    assert plain.render([system, *message], "plain") == "Be brief.\n\nQ: 2+2\nA:", "a passage given there is not lost"
+    assert plain.render([*message, *message], "plain") == "Q: 2+2\nA:\n\nQ: 2+2\nA:", "a second question is no answer"
     assert plain.encode("") == (1,), "nothing but the begin token"
 
 
@@ -185,7 +200,7 @@ def test_damaged_weights_config_and_tokenizer_are_named(llama, tmp_path):
     weights = folder / "model.safetensors"
     data = weights.read_bytes()
     weights.write_bytes(data[:4000])
-    with pytest.raises(ModelError, match="not a safetensors file|cannot be loaded"):
+    with pytest.raises(ModelError, match=r"not a safetensors file|cannot be loaded"):
         engine().describe(engine().open(str(folder)))
     weights.write_bytes(data)
     (folder / "tokenizer.json").unlink()
@@ -261,6 +276,13 @@ def test_the_same_job_gives_the_same_bytes(llama, tmp_path):
     assert (folders[0] / "model.safetensors").read_bytes() == (folders[1] / "model.safetensors").read_bytes()
 
 
+def test_an_adapters_config_does_not_depend_on_the_process(llama, tmp_path):
+    e = engine()
+    e.tune(job(e.open(str(llama)), [example((1, 5), (6, 7, 2))], steps=1, kind="lora"), tmp_path)
+    modules = json.loads((tmp_path / "adapter_config.json").read_text())["target_modules"]
+    assert len(modules) > 5 and modules == sorted(modules), "PEFT keeps a set, and a set's order follows the hash seed"
+
+
 def test_a_non_finite_step_is_refused_and_many_end_the_job(llama, tmp_path):
     e = engine(autocast=False)
     out = tmp_path / "out"
@@ -275,5 +297,6 @@ def test_a_non_finite_step_is_refused_and_many_end_the_job(llama, tmp_path):
 
 
 def test_prompt_settings_reach_the_tokens(llama):
-    e = TorchEngine(TorchEngine.Options(prompt=PromptConfig(use_chat_template=False, format="Frage: {question} Antwort:")))
+    prompt = PromptConfig(use_chat_template=False, format="Frage: {question} Antwort:")
+    e = TorchEngine(TorchEngine.Options(prompt=prompt))
     assert e.tokens(e.open(str(llama))).render([{"role": "user", "content": "1+1"}], "plain") == "Frage: 1+1 Antwort:"

@@ -19,18 +19,20 @@ def tokenizer(chat: bool = True):
         tokenizer_object=raw, bos_token="<s>", eos_token="</s>", pad_token="<pad>", unk_token="<unk>"
     )
     if chat:
-        fast.chat_template = "{% for m in messages %}{{ m['role'] + ': ' + m['content'] + '\\n' }}{% endfor %}assistant:"
+        turn = "{{ m['role'] + ': ' + m['content'] + '\\n' }}"
+        fast.chat_template = "{% for m in messages %}" + turn + "{% endfor %}assistant:"
     return fast
 
 
-def config(architecture: str):
+def config(architecture: str, context: int = 128):
     from transformers import AutoConfig
 
-    common = {"vocab_size": 260, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0, "max_position_embeddings": 128}
+    common = {"vocab_size": 260, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
     shape = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
     if architecture == "gpt2":
-        shape = {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 128}
-        common.pop("max_position_embeddings")
+        shape = {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": context}
+    else:
+        shape["max_position_embeddings"] = context
     if architecture in ("llama", "qwen2", "gemma"):
         shape["num_key_value_heads"] = 2
     if architecture == "gemma":
@@ -38,7 +40,9 @@ def config(architecture: str):
     return AutoConfig.for_model(architecture, **common, **shape)
 
 
-def checkpoint(folder: Path, architecture: str = "llama", *, chat: bool = True, seed: int = 0) -> Path:
+def checkpoint(
+    folder: Path, architecture: str = "llama", *, chat: bool = True, seed: int = 0, context: int = 128
+) -> Path:
     """A random model of about 30,000 parameters in ``folder``, large enough weights that greedy text varies."""
     import torch
     from transformers import AutoModelForCausalLM
@@ -46,7 +50,7 @@ def checkpoint(folder: Path, architecture: str = "llama", *, chat: bool = True, 
 
     logging.disable_progress_bar()
     torch.manual_seed(seed)
-    model = AutoModelForCausalLM.from_config(config(architecture))
+    model = AutoModelForCausalLM.from_config(config(architecture, context))
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.dim() > 1:

@@ -47,6 +47,7 @@ def make_engine(recipe: Recipe) -> Engine:
 
 def plan(recipe: Recipe, engine: Engine | None = None) -> Plan:
     """Settle a recipe without running it. Raises what a run would raise about its model, data or recipe."""
+    load.make("methods", recipe.method)
     engine = engine or make_engine(recipe)
     try:
         settled, notes = settle(recipe, engine)

@@ -131,4 +131,7 @@ def _save(model: Any, job: TuneJob, out: Path, stored: torch.dtype) -> None:
         for path in Path(job.parent.model).iterdir():
             if path.is_file() and not path.name.startswith("model") and path.suffix in KEPT:
                 shutil.copyfile(path, out / path.name)
+    else:
+        for config in model.peft_config.values():  # a set, whose order would differ from process to process
+            config.target_modules = sorted(config.target_modules)
     model.eval().save_pretrained(out, safe_serialization=True)

@@ -132,7 +132,7 @@ class Scripted:
 
 
 def skill_of(checkpoint: Checkpoint) -> float:
-    folder = Path(checkpoint.model)
+    folder = Path(checkpoint.adapter or checkpoint.model)
     if (folder / "scripted.json").is_file():
         return float(json.loads((folder / "scripted.json").read_text())["skill"])
     return float(checkpoint.model.partition(":")[2])

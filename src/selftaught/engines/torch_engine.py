@@ -260,9 +260,9 @@ _WORKER: dict[str, Any] = {}
 def _start_worker() -> None:
     import signal
 
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides; it terminates us
     import torch
 
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides; it terminates us
     torch.set_num_threads(1)
 
 

@@ -21,12 +21,12 @@ class Overlap:
         self.n = context.limits.overlap_ngram
         self.questions = context.questions
         self.tasks = {t.id for t in context.heldout}
-        self.lines = {normal(t.question) for t in context.heldout}
+        self.lines = {normal(t.question) for t in context.heldout} - {""}  # "?" is in nobody's words
         self.ngrams = {g for t in context.heldout for g in ngrams(t.question, self.n)}
 
     def reason(self, example: Example) -> str | None:
         question = self.questions.get(example.task_id, "")
-        if example.task_id in self.tasks or (question and normal(question) in self.lines):
+        if example.task_id in self.tasks or normal(question) in self.lines:
             return "its question is held out"
         for line in (question + "\n" + example.text).splitlines():
             if normal(line) in self.lines or normal(line.partition(": ")[2]) in self.lines:
@@ -36,8 +36,8 @@ class Overlap:
 
 
 def normal(text: str) -> str:
-    """Lower case, single spaces, no closing punctuation; "" never matches anything."""
-    return re.sub(r"\s+", " ", text).strip().rstrip("?.! ").casefold() or "\0"
+    """Lower case, single spaces, no closing punctuation."""
+    return re.sub(r"\s+", " ", text).strip().rstrip("?.! ").casefold()
 
 
 def ngrams(text: str, n: int) -> set[str]:

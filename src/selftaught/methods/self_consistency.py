@@ -199,6 +199,8 @@ class SelfConsistency:
             vote = self._vote(task, rollouts, bench)
             bench.note("samples", len(rollouts))
             bench.note("samples with an answer", sum(count_votes(rollouts).values()))
+            for error, count in Counter(r.error for r in rollouts if r.error is not None).items():
+                bench.note(f"samples failed: {error}", count)
             bench.note("questions without a majority" if vote is None else "questions voted", 1)
             if vote is not None:
                 examples += self._learn(self._bare.get(task.id, task), vote, exemplars, bench)
