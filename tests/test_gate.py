@@ -299,6 +299,12 @@ def test_too_few_questions_to_know_is_unproven() -> None:
     assert tiny.reason == "too few labelled items to know: gain on dev has 4 labelled items and needs 528"
 
 
+def test_few_questions_that_rule_the_gain_out_are_rejected() -> None:
+    unchanged = gate.decide(CONFIG, pair(0, 0, 0, 264), {})
+    assert (unchanged.outcome, unchanged.reason) == ("rejected", "did not pass: gain on dev")
+    assert gate.decide(CONFIG, pair(0, 0, 0, 40), {}).outcome == "unproven", "40 items cannot exclude five points"
+
+
 def test_a_guard_with_too_few_items_to_pass_is_unproven_not_rejected() -> None:
     gain = pair(200, 20, 500, 280)
     assert gate.guard_items(0.03, 0.05) == 88
@@ -316,8 +322,9 @@ def test_too_few_questions_but_fewer_right_is_rejected() -> None:
 
 
 def test_a_small_gain_asked_for_makes_the_same_holdout_too_small() -> None:
-    assert gate.decide(GateConfig(min_gain=0.03), SAME, {}).outcome == "unproven"
-    assert gate.decide(GateConfig(min_gain=0.04), SAME, {}).outcome == "rejected"
+    slightly_better = pair(60, 50, 440, 450)
+    assert gate.decide(GateConfig(min_gain=0.03), slightly_better, {}).outcome == "unproven"
+    assert gate.decide(GateConfig(min_gain=0.04), slightly_better, {}).outcome == "rejected"
 
 
 def test_items_with_groups_are_tested_by_group() -> None:

@@ -19,6 +19,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from selftaught.errors import RecipeError
 from selftaught.types import digest
 
+ENGINE = "torch_engine"  # where a recipe names none
+
 
 class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
@@ -54,7 +56,6 @@ class TrainConfig(Section):
     """One update. ``auto`` values are settled from the model's size before the run and recorded (docs/RECIPES.md)."""
 
     kind: Literal["auto", "lora", "full"] = "auto"
-    start: Literal["base", "parent"] = "parent"
     lr: Annotated[float, Field(gt=0)] | Literal["auto"] = "auto"
     epochs: float = Field(default=2.0, gt=0)
     steps: int | None = Field(default=None, ge=1)  # instead of epochs: exactly so many optimizer steps
@@ -80,7 +81,6 @@ class GuardConfig(Section):
 class GateConfig(Section):
     alpha: float = Field(default=0.05, gt=0, lt=1)
     looks: int = Field(default=3, ge=1)  # K looks at a vault, each at alpha / K
-    primary: str = "questions"  # suite; accuracy, greedy, exact McNemar one-sided
     min_gain: float = Field(default=0.05, gt=0, lt=1)  # a smaller holdout than can show this gain ends "unproven"
     guards: list[GuardConfig] | Literal["auto"] = "auto"  # auto: every suite the tasks bring besides the primary
 
@@ -102,7 +102,7 @@ class Recipe(Section):
     curate: CurateConfig = CurateConfig()
     train: TrainConfig = TrainConfig()
     gate: GateConfig = GateConfig()
-    engine: Member = Member(name="torch_engine")
+    engine: Member = Member(name=ENGINE)
     budget: BudgetConfig = BudgetConfig()
 
     @property
@@ -195,6 +195,8 @@ def apply_overrides(data: dict[str, Any], overrides: Sequence[str]) -> dict[str,
                 )
             target = target[part]
         target[path[-1]] = value
+    if isinstance(data.get("engine"), dict):
+        data["engine"].setdefault("name", ENGINE)
     return data
 
 

@@ -234,10 +234,18 @@ def decide(
         f"guard: {n}": guard_items(m, config.alpha) for n, (*_, m) in guards.items()
     }
     unknown = [r.name for r in rules if not r.passed and counts[r.name] < needs[r.name] and not _worse(r)]
+    if _ruled_out(primary, config.min_gain):
+        unknown = []
     if unknown == failed:
         said = "; ".join(f"{name} has {counts[name]} labelled items and needs {needs[name]}" for name in unknown)
         return Decision("unproven", rules, f"too few labelled items to know: {said}")
     return Decision("rejected", rules, "did not pass: " + ", ".join(failed))
+
+
+def _ruled_out(primary: tuple[Report, Report], gain: float) -> bool:
+    """Whether even so few items show that the true gain is smaller than the one looked for (95 % paired interval)."""
+    wins, losses = _paired(*primary)
+    return paired_interval(wins, losses, len(primary[0].scores))[1] < gain
 
 
 def _items_for(config: GateConfig) -> int:

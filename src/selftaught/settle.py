@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from selftaught import load
@@ -28,7 +29,26 @@ def settle(recipe: Recipe, engine: Engine) -> tuple[Recipe, tuple[str, ...]]:
         lr = lr if train.kind == kind else 2e-4
         train = train.model_copy(update={"lr": lr})
         notes.append(f"train.lr: {lr:g}")
-    return recipe.model_copy(update={"train": train, "engine": _chosen(recipe.engine, facts)}), tuple(notes)
+    settled = {
+        "train": train,
+        "engine": _chosen(recipe.engine, facts),
+        "model": _absolute(recipe.model),
+        "tasks": _with_absolute_paths(recipe.tasks),
+    }
+    return recipe.model_copy(update=settled), tuple(notes)
+
+
+def _absolute(path: str) -> str:
+    """A path that exists here, so that the run can be resumed from any folder; a hub id or bundled name as it is."""
+    found = Path(path).expanduser()
+    return str(found.resolve()) if found.exists() else path
+
+
+def _with_absolute_paths(tasks: Member) -> Member:
+    paths = {
+        k: _absolute(v) for k, v in tasks.options.items() if k in ("path", "holdout", "guard") and isinstance(v, str)
+    }
+    return tasks.model_copy(update=paths)
 
 
 def _chosen(engine: Member, facts: Mapping[str, Any]) -> Member:

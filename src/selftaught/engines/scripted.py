@@ -122,7 +122,8 @@ class Scripted:
         if self.options.diverges:
             raise NonFiniteError("Training left the numbers (scripted).", hint="Lower train.lr.")
         skill = skill_of(job.parent)
-        right = _share_right([ByteTokens(0).decode((*e.prompt_ids, *e.completion_ids)) for e in job.examples])
+        learnt = [job.examples[i] for i in sorted({i for batch in job.batches for i in batch})]
+        right = _share_right([ByteTokens(0).decode((*e.prompt_ids, *e.completion_ids)) for e in learnt])
         learned = skill if right is None else min(1.0, max(0.0, skill + self.options.learns * (right - skill)))
         (out / "scripted.json").write_text(json.dumps({"skill": learned}))
         tokens = sum(len(job.examples[i].completion_ids) for batch in job.batches for i in batch)

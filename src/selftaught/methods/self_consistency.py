@@ -1,7 +1,7 @@
 """Self-consistency self-training: LMSI, "Large Language Models Can Self-Improve" (Huang et al. 2022, arXiv 2210.11610).
 
 Sample m reasoning paths per unlabelled question from the frozen parent, take the majority answer, and learn from every
-path that reaches it (section 3.1). No label is read. A truncated path or one without an answer is not a vote. Wrong
+path that reaches it. No label is read. A truncated path or one without an answer is not a vote. Wrong
 majorities carry fewer agreeing paths, so they weigh less by themselves; ``min_share`` cuts the rest.
 
 The controls of the same recipe: ``vote: all`` learns from every path with an answer, ``vote: random`` from the paths of
@@ -37,7 +37,7 @@ class Exemplar(Section):
 
 
 class QuestionWriting(Section):
-    """Self-generated questions (section 4.1.2 of the paper): kept only with a confident self-consistent answer."""
+    """Self-generated questions (as in the paper): kept only with a confident self-consistent answer."""
 
     count: int = Field(default=0, ge=0)  # candidates to write; 0 switches it off
     seeds: int = Field(default=10, ge=1)  # example questions shown, in random order
@@ -57,7 +57,7 @@ class LmsiOptions(Section):
         default=("few_shot_cot", "few_shot_answer", "zero_shot_cot", "answer_only"), min_length=1
     )
     answer_text: str = Field(default="The answer is {answer}.", pattern=r"\{answer\}")  # what answer-only formats learn
-    exemplars: list[Exemplar] | Literal["self"] = "self"  # self: the model writes the rationales (section 4.1.3)
+    exemplars: list[Exemplar] | Literal["self"] = "self"  # self: the model writes the rationales
     exemplar_count: int = Field(default=4, ge=1)
     write_questions: QuestionWriting = QuestionWriting()
     early_stop: int = Field(default=0, ge=0)  # sample in waves of this many and stop once the vote is decided; 0: off
@@ -226,7 +226,7 @@ class SelfConsistency:
         return Vote(answer, votes[answer] / len(rollouts), tuple(r for r in rollouts if r.answer == answer))
 
     def _learn(self, task: Task, vote: Vote, exemplars: Sequence[Exemplar], bench: Bench) -> list[Example]:
-        """Every agreeing path in every format (Table 1 of the paper); answer-only formats take the answer as text."""
+        """Every agreeing path in every format (the paper's four); answer-only ones take the answer as text."""
         learned = []
         for form in self.options.formats:
             shown = self._format(task, form, exemplars)
