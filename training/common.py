@@ -107,24 +107,34 @@ def pack(rows: Sequence[Any]) -> list[Any]:
 
 
 def learn(model: Any, rows: Sequence[Any]) -> float:
-    """Add the gradients of one step, in two micro-batches of like lengths; returns the mean answer loss, in nats."""
-    rows = sorted(rows, key=lambda row: len(row[0]))
+    """Add the gradients of one step, in micro-batches of like lengths; returns the mean answer loss, in nats."""
     answers = sum(w == 1.0 for _, weights in rows for w in weights)
-    half = (len(rows) + 1) // 2
+    left = sorted(rows, key=lambda row: len(row[0]))
     total = 0.0
-    for part in (rows[:half], rows[half:]):
-        if not part:
-            continue
-        width = max(len(ids) for ids, _ in part)
-        ids = torch.tensor([i + [0] * (width - len(i)) for i, _ in part])
-        weights = torch.tensor([w + [0.0] * (width - len(w)) for _, w in part])
-        with torch.autocast("cpu", dtype=torch.bfloat16):
-            logits = model(input_ids=ids, attention_mask=(weights > 0).long(), use_cache=False).logits
-        each = torch.nn.functional.cross_entropy(logits[:, :-1].float().transpose(1, 2), ids[:, 1:], reduction="none")
-        loss = (each * weights[:, 1:]).sum() / answers
-        loss.backward()
-        total += float((each.detach() * (weights[:, 1:] == 1.0)).sum()) / answers
+    while left:
+        width = -(-len(left[-1][0]) // 16) * 16  # few shapes: one the matrix library has not met is slow
+        count = 1 << max(0, (4096 // width).bit_length() - 1)
+        while count >= 2 * len(left):
+            count //= 2
+        total += _micro_batch(model, left[-count:], (count, width), answers)
+        left = left[:-count]
     return total
+
+
+def _micro_batch(model: Any, part: Sequence[Any], shape: tuple[int, int], answers: int) -> float:
+    ids = torch.zeros(shape, dtype=torch.long)
+    weights = torch.zeros(shape)
+    mask = torch.zeros(shape, dtype=torch.long)
+    mask[:, 0] = 1
+    for row, (some, weigh) in enumerate(part):
+        ids[row, : len(some)] = torch.tensor(some)
+        weights[row, : len(some)] = torch.tensor(weigh)
+        mask[row, : len(some)] = 1
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits
+    each = torch.nn.functional.cross_entropy(logits[:, :-1].float().transpose(1, 2), ids[:, 1:], reduction="none")
+    ((each * weights[:, 1:]).sum() / answers).backward()
+    return float((each.detach() * (weights[:, 1:] == 1.0)).sum()) / answers
 
 
 def steps(corpus: Sequence[Any], settings: Settings) -> Iterator[list[Any]]:
