@@ -184,3 +184,14 @@ def test_an_error_says_what_to_type_next_and_travels_between_processes() -> None
     error = pickle.loads(pickle.dumps(errors.DataError("No questions.", hint="Try: selftaught init")))
     assert str(error) == "No questions.\n  Try: selftaught init"
     assert (type(error), error.exit_code) == (errors.DataError, 2)
+
+
+def test_the_version_is_that_of_the_package() -> None:
+    import tomllib
+    from pathlib import Path
+
+    import selftaught
+    from selftaught.types import VERSION
+
+    project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
+    assert selftaught.__version__ == VERSION == project["version"]

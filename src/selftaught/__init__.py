@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from selftaught.types import VERSION as __version__
 
 __all__ = [
     "Answers",

@@ -28,6 +28,7 @@ from selftaught.store import Store, folder_digest, read_rows, write_file, write_
 from selftaught.tasks.base import TaskSet, sizes
 from selftaught.train import make_job
 from selftaught.types import (
+    VERSION,
     Checkpoint,
     Decision,
     Example,
@@ -104,6 +105,7 @@ class Transaction:
         self._check_beginning(facts)
         self.store.unit("tasks", facts, "tasks", lambda out: self._write_tasks(out, facts))
         environment = {
+            "selftaught": VERSION,
             "python": platform.python_version(),
             "machine": platform.machine(),
             "system": platform.system(),

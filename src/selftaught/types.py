@@ -14,6 +14,8 @@ from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any, Literal
 
+VERSION = "0.1.0"  # of the package, as in pyproject.toml
+
 Message = Mapping[str, str]  # {"role": "user" | "assistant" | "system", "content": text}
 
 OUTCOMES = (
