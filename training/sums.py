@@ -20,7 +20,7 @@ from selftaught.tasks.world_sums import sort_question, sum_question
 VERSION = 1
 STEPS = (1, 2, 3, 4, 5)  # additions in a question
 SORT_SHARE = 0.2
-SETTINGS = Settings(steps=2500, corpus=160_000)
+SETTINGS = Settings(steps=3500, corpus=24_000)
 FOLDER = Path(__file__).parent.parent / "src" / "selftaught" / "bundled" / "sums"
 
 
