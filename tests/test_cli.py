@@ -335,8 +335,8 @@ from selftaught.live import interrupts
 with interrupts(lambda: print("asked", flush=True)) as stop:
     print("ready", flush=True)
     while not stop(): time.sleep(0.01)
-    print("stopped", flush=True)
     try:
+        print("stopped", flush=True)
         while len(sys.argv) > 1: time.sleep(0.01)
     except KeyboardInterrupt: print("interrupted", flush=True)
 """
