@@ -107,7 +107,8 @@ class Recipe(Section):
 
     @property
     def digest(self) -> str:
-        return digest(self.model_dump(mode="json"))
+        """Names what runs. Values left at their defaults do not count, so a new option does not rename old recipes."""
+        return digest(self.model_dump(mode="json", exclude_defaults=True))
 
 
 # ---------------------------------------------------------------- YAML, strictly
