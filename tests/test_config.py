@@ -267,7 +267,7 @@ def test_the_digest_sees_every_value() -> None:
 def test_defaults_are_the_vetted_ones() -> None:
     gate, train = parse().gate, parse().train
     assert (gate.alpha, gate.looks, gate.min_gain, gate.guards) == (0.05, 3, 0.05, "auto")
-    assert (train.kind, train.start, train.epochs, train.lora_rank, train.lora_alpha) == ("auto", "parent", 2.0, 16, 32)
+    assert (train.kind, train.epochs, train.lora_rank, train.lora_alpha) == ("auto", 2.0, 16, 32)
 
 
 def test_an_engine_option_needs_no_engine_name() -> None:

@@ -129,10 +129,10 @@ def ask(folder: Path, question: str, engine: Engine | None = None) -> tuple[str,
     record = ledger.read_run(folder)
     weights = record.kept
     if weights is None:
-        raise RunError(
-            f"{record.name} has no trained model ({record.outcome}).",
-            hint=f"Finish it with: selftaught resume {record.name}",
-        )
+        hint = f"Finish it with: selftaught resume {record.name}"
+        if record.rounds:
+            hint = f"See why with: selftaught show {record.name}"
+        raise RunError(f"{record.name} has no trained model ({record.outcome}).", hint=hint)
     record.check_candidate()
     engine = engine or make_engine(record.recipe)
     try:
