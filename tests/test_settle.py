@@ -29,7 +29,7 @@ class Sized(Scripted):
 
 @pytest.mark.parametrize(
     ("parameters", "kind", "lr"),
-    [(8e5, "full", 1e-3), (3.9e6, "full", 1e-3), (1e7, "full", 2e-4), (6e8, "lora", 2e-4), (7e9, "lora", 2e-4)],
+    [(8e5, "full", 5e-4), (3.9e6, "full", 5e-4), (1e7, "full", 2e-4), (6e8, "lora", 2e-4), (7e9, "lora", 2e-4)],
 )
 def test_kind_and_rate_follow_the_size_and_are_said(parameters: float, kind: str, lr: float) -> None:
     settled, notes = settle(small.recipe(), Sized(parameters))
