@@ -54,7 +54,7 @@ def test_any_loader_reads_it() -> None:
     )
     ids = prompt["input_ids"] if hasattr(prompt, "keys") else prompt
     text = tokenizer.decode(model.generate(ids, max_new_tokens=20, do_sample=False)[0], skip_special_tokens=True)
-    assert text.startswith("Q: 17+25\nA: 17+25=") or text.startswith("Q: 17+25\nA: 25+17=")
+    assert text.startswith("Q: 17+25\nA: ") and "\n#### " in text
 
 
 def test_its_card_names_seed_and_command() -> None:
