@@ -10,6 +10,7 @@ import pytest
 from selftaught.engines._load import bundled_root
 from selftaught.engines.torch_engine import TorchEngine
 from selftaught.rollout import rollout
+from selftaught.tasks._checkers import checker
 from selftaught.tasks.base import TaskSet
 from selftaught.tasks.world_sums import WorldSums
 from selftaught.types import Sampling, Task
@@ -54,7 +55,13 @@ def test_any_loader_reads_it() -> None:
     )
     ids = prompt["input_ids"] if hasattr(prompt, "keys") else prompt
     text = tokenizer.decode(model.generate(ids, max_new_tokens=20, do_sample=False)[0], skip_special_tokens=True)
-    assert text.startswith("Q: 17+25\nA: ") and "\n#### " in text
+    assert text.startswith("Q: 17+25\nA: 17+25=") or text.startswith("Q: 17+25\nA: 25+17=")
+    engine = TorchEngine(TorchEngine.Options(processes=1, threads=1))
+    ours = engine.open("bundled:sums")
+    task = Task(({"role": "user", "content": "17+25"},), checker="number")
+    checkers = {"number": checker("number")}
+    [row] = rollout(engine, ours, engine.tokens(ours), [task], Sampling(max_tokens=20), checkers, run_seed=0)
+    assert text == "Q: 17+25\nA: " + row.text, "transformers and our engine read the same model"
 
 
 def test_its_card_names_seed_and_command() -> None:

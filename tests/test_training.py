@@ -73,4 +73,4 @@ def test_two_builds_are_the_same_and_anybody_can_load_them(tokenizer, tmp_path):
     asked = AutoTokenizer.from_pretrained(tmp_path / "a").apply_chat_template(
         [{"role": "user", "content": "17+25"}], tokenize=False, add_generation_prompt=True
     )
-    assert asked == "Q: 17+25\nA: "
+    assert asked == "<s>Q: 17+25\nA: ", "as every document it was trained on begins"

@@ -27,7 +27,7 @@ SPECIAL = [PAD, BOS, EOS, UNK]
 PIECES = r"\d| ?\p{L}+|[^\p{L}\d]+"  # digits stand alone; words take the space before them
 CONTEXT = 1024
 CHAT_TEMPLATE = (
-    "{% for m in messages %}{% if m['role'] == 'user' %}{{ 'Q: ' + m['content'] + '\\nA: ' }}"
+    "{{ bos_token }}{% for m in messages %}{% if m['role'] == 'user' %}{{ 'Q: ' + m['content'] + '\\nA: ' }}"
     "{% elif m['role'] == 'assistant' %}{{ m['content'] + eos_token + bos_token }}{% endif %}{% endfor %}"
 )
 Document = tuple[str, str]  # question with its frame, answer

@@ -10,9 +10,9 @@ from selftaught import load
 from selftaught.config import Member, Recipe
 from selftaught.engines.base import Engine
 
-# (parameters below, kind, learning rate). Full fine-tuning at 5e-4 moves a one-million-parameter model without making
-# it forget much; 1e-3 moves it more and forgets more (docs/LOG.md). Above a few million the usual rates of the field
-# apply, and above twenty LoRA.
+# (parameters below, kind, learning rate). 5e-4 for the smallest is a compromise that is not settled: in trials it moved
+# one base without much forgetting, and made the bundled model worse (docs/LOG.md). Above a few million parameters the
+# usual rates of the field apply, and above twenty LoRA.
 AUTO = ((4e6, "full", 5e-4), (2e7, "full", 2e-4), (float("inf"), "lora", 2e-4))
 
 
