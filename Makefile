@@ -7,7 +7,7 @@ ARGS ?=
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv demo test test-all bundled study-sums clean
+.PHONY: help venv demo test test-all bundled study-sums study-plateau clean
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 BIN := .venv/bin
@@ -19,7 +19,7 @@ SEED := $(shell echo $$(( $$(date +%s) % 2147483647 )))
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' Makefile | while IFS='|' read -r name text; do \
-		printf '  make %-11s %s\n' "$$name" "$$text"; done
+		printf '  make %-13s %s\n' "$$name" "$$text"; done
 
 venv: $(STAMP) ## make .venv with the tested versions (TORCH=any for a GPU machine)
 
@@ -60,6 +60,9 @@ bundled: venv ## train the bundled model again (training/)
 
 study-sums: venv ## the study of the sums world; goes on where it stopped (benchmarks/studies/)
 	$(BIN)/python benchmarks/studies/sums.py $(ARGS)
+
+study-plateau: venv ## does more pretraining move the bundled base? (about 25 minutes)
+	$(BIN)/python benchmarks/studies/plateau.py $(ARGS)
 
 clean: ## remove .venv and caches; runs/ stays
 	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache

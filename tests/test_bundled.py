@@ -13,7 +13,7 @@ from selftaught.rollout import rollout
 from selftaught.tasks._checkers import checker
 from selftaught.tasks.base import TaskSet
 from selftaught.tasks.world_sums import WorldSums
-from selftaught.types import Sampling, Task
+from selftaught.types import Rollout, Sampling, Task
 
 FOLDER = bundled_root() / "sums"
 
@@ -23,17 +23,33 @@ def world() -> TaskSet:
     return WorldSums(WorldSums.Options(train=1, dev=60, vault=1, guard=60, steps=[1, 2])).load(77)
 
 
-def share_right(world: TaskSet, tasks: tuple[Task, ...]) -> float:
+def answer(world: TaskSet, tasks: tuple[Task, ...], sampling: Sampling) -> list[Rollout]:
     engine = TorchEngine(TorchEngine.Options(processes=1, threads=1))
     model = engine.open("bundled:sums")
-    sampling = Sampling(max_tokens=96)
-    rows = rollout(engine, model, engine.tokens(model), tasks, sampling, world.checkers, run_seed=0)
+    return rollout(engine, model, engine.tokens(model), tasks, sampling, world.checkers, run_seed=0)
+
+
+def share_right(world: TaskSet, tasks: tuple[Task, ...]) -> float:
+    rows = answer(world, tasks, Sampling(max_tokens=96))
     return sum(world.check(t, r.text)[1] for t, r in zip(tasks, rows, strict=True)) / len(tasks)
 
 
 def test_it_adds_and_sorts(world: TaskSet) -> None:
     assert share_right(world, world.dev) > 0.8
     assert share_right(world, world.guards["sort"]) > 0.9
+
+
+def test_it_has_two_habits_with_the_longest_sums() -> None:
+    """Its card says so: it mostly guesses when greedy, and works half of its samples out, which are mostly right."""
+    long = WorldSums(WorldSums.Options(train=1, dev=60, vault=1, guard=1, steps=[5])).load(78)
+    gold = {t.id: t.answer for t in long.dev}
+    greedy = answer(long, long.dev, Sampling(max_tokens=96))
+    drawn = answer(long, long.dev, Sampling(n=8, temperature=0.8, max_tokens=96))
+    guessed = [r.answer == gold[r.task_id] for r in drawn if r.text.startswith("####")]
+    worked = [r.answer == gold[r.task_id] for r in drawn if not r.text.startswith("####")]
+    assert sum(r.text.startswith("####") for r in greedy) > 0.8 * len(greedy)
+    assert 0.3 < len(worked) / len(drawn) < 0.7
+    assert sum(guessed) < 0.3 * len(guessed) and sum(worked) > 0.75 * len(worked)
 
 
 def test_it_is_a_standard_folder_of_one_to_four_megabytes() -> None:
@@ -66,7 +82,7 @@ def test_any_loader_reads_it() -> None:
 
 def test_its_card_names_seed_and_command() -> None:
     card = (FOLDER / "README.md").read_text()
-    assert "python training/sums.py" in card and "seed 0" in card and "version 1" in card
+    assert "python training/sums.py" in card and "seed 0" in card and "version 2" in card
 
 
 def test_nothing_in_the_code_knows_it_is_special() -> None:

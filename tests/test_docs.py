@@ -157,8 +157,9 @@ def test_no_page_names_a_key_that_does_not_exist() -> None:
 
 def test_the_automatic_values_are_those_of_the_code() -> None:
     rows = tables(RECIPES)["What auto becomes"][1:]
-    limits = [f"below {limit:,.0f}" if limit < float("inf") else "any" for limit, _, _ in settle.AUTO]
-    assert rows == [[limit, kind, f"{lr:g}"] for limit, (_, kind, lr) in zip(limits, settle.AUTO, strict=True)]
+    limits = [f"below {limit:,.0f}" if limit < float("inf") else "any" for limit, _ in settle.AUTO]
+    assert rows == [[limit, kind] for limit, (_, kind) in zip(limits, settle.AUTO, strict=True)]
+    assert f"`train.lr` becomes {settle.AUTO_LR:g} for either" in page(RECIPES)
 
 
 def test_what_a_holdout_can_prove_is_computed() -> None:

@@ -436,7 +436,7 @@ def test_a_plan_says_sizes_and_what_they_can_prove() -> None:
     assert found.sizes == {"train": 40, "dev": 120, "vault": 0, "guard sort": 100}
     assert found.provable["vault"] is None
     assert 0.05 < (found.provable["dev"] or 0) < 0.2
-    assert "train.lr: 0.0005" in found.notes
+    assert "train.lr: 0.0002" in found.notes
 
 
 # ---------------------------------------------------------------- the two models

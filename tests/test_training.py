@@ -14,8 +14,8 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "training"))
 import common
 import sums
 
-SMALL = common.Settings(steps=17, corpus=64, documents=8, hidden=16, layers=1, threads=1)
-CORPUS = [sums.document(random.Random(i)) for i in range(SMALL.corpus)]
+SMALL = common.Settings(steps=17, documents=8, hidden=16, layers=1)
+CORPUS = [sums.document(random.Random(i), done=i / 199) for i in range(200)]
 
 
 @pytest.fixture(scope="module")
@@ -53,11 +53,18 @@ def test_a_prompt_is_a_prefix_of_its_document(tokenizer):
         assert tokenizer.encode(question + answer, add_special_tokens=False)[: len(asked)] == asked
 
 
-def test_packing_keeps_every_token_within_the_context(tokenizer):
-    rows = common.encode(tokenizer, CORPUS * 4, 0.1)
-    packed = common.pack(rows)
-    assert sum(len(ids) for ids, _ in packed) == sum(len(ids) for ids, _ in rows)
-    assert max(len(ids) for ids, _ in packed) <= common.CONTEXT
+def additions(questions: list[str]) -> set[int]:
+    return {q.count("+") for q in questions if "+" in q}
+
+
+def test_sums_grow_up_and_only_the_longest_come_without_working():
+    early = [sums.document(random.Random(i), done=0.01) for i in range(100)]
+    late = [sums.document(random.Random(i), done=1.0) for i in range(4000)]
+    assert additions([q for q, _ in early]) == {1} and additions([q for q, _ in late]) == {1, 2, 3, 4, 5}
+    bare = [q for q, a in late if a.startswith("####")]
+    assert additions(bare) == {5}
+    assert 0.35 < len(bare) / sum(q.count("+") == 5 for q, _ in late) < 0.45
+    assert all(a == f"#### {eval(q[3:].split()[0])}" for q, a in late if a.startswith("####")), "right, all the same"
 
 
 def test_two_builds_are_the_same_and_anybody_can_load_them(tokenizer, tmp_path):
@@ -65,7 +72,7 @@ def test_two_builds_are_the_same_and_anybody_can_load_them(tokenizer, tmp_path):
 
     for name in ("a", "b"):
         model = common.make_model(tokenizer, SMALL)
-        common.pretrain(model, tokenizer, CORPUS, SMALL)
+        common.pretrain(model, tokenizer, sums.document, SMALL)
         common.save(model, tokenizer, tmp_path / name, sums.card(SMALL, 1.0, 5))
     files = ("model.safetensors", "tokenizer.json", "README.md")
     assert all((tmp_path / "a" / f).read_bytes() == (tmp_path / "b" / f).read_bytes() for f in files)

@@ -10,7 +10,7 @@ import math
 import os
 import random
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from transformers.utils import logging
 
 PAD, BOS, EOS, UNK = "<pad>", "<s>", "</s>", "<unk>"
 SPECIAL = [PAD, BOS, EOS, UNK]
-PIECES = r"\d| ?\p{L}+|[^\p{L}\d]+"  # digits stand alone; words take the space before them
+PIECES = r"\d| ?\p{L}+|#+ ?|[^\p{L}\d#]+"  # digits stand alone, "#### " too; words take the space before them
 CONTEXT = 1024
 CHAT_TEMPLATE = (
     "{{ bos_token }}{% for m in messages %}{% if m['role'] == 'user' %}{{ 'Q: ' + m['content'] + '\\nA: ' }}"
@@ -33,23 +33,24 @@ CHAT_TEMPLATE = (
 Document = tuple[str, str]  # question with its frame, answer
 
 
+Draw = Callable[[random.Random, float], Document]  # (randomness, share of the training that is done) -> a document
+
+
 @dataclass(frozen=True)
 class Settings:
-    """One pretraining run over a fixed corpus; every ``long_every``-th step is packed to the full context."""
+    """One pretraining run on fresh documents: none is read twice but by chance."""
 
     steps: int
-    corpus: int  # documents in all
     documents: int = 64  # documents in a step
     lr: float = 2e-3
     warmup: int = 100
     min_lr_share: float = 0.02
     prompt_weight: float = 0.1  # loss on questions: enough to learn their form, not their digits
-    long_every: int = 16
     hidden: int = 128
     layers: int = 4
     heads: int = 4
     seed: int = 0
-    threads: int = 2
+    threads: int = 1  # a second one gains a quarter here, and the sums differ in their last bits
 
 
 def make_tokenizer(texts: Iterable[str], vocabulary: int) -> PreTrainedTokenizerFast:
@@ -96,16 +97,6 @@ def encode(tokenizer: PreTrainedTokenizerFast, documents: Sequence[Document], pr
     ]
 
 
-def pack(rows: Sequence[Any]) -> list[Any]:
-    """Documents one after the other in rows of at most the context."""
-    packed: list[Any] = [([], [])]
-    for ids, weights in rows:
-        if len(packed[-1][0]) + len(ids) > CONTEXT:
-            packed.append(([], []))
-        packed[-1] = (packed[-1][0] + ids, packed[-1][1] + weights)
-    return packed
-
-
 def learn(model: Any, rows: Sequence[Any]) -> float:
     """Add the gradients of one step, in micro-batches of like lengths; returns the mean answer loss, in nats."""
     answers = sum(w == 1.0 for _, weights in rows for w in weights)
@@ -137,31 +128,23 @@ def _micro_batch(model: Any, part: Sequence[Any], shape: tuple[int, int], answer
     return float((each.detach() * (weights[:, 1:] == 1.0)).sum()) / answers
 
 
-def steps(corpus: Sequence[Any], settings: Settings) -> Iterator[list[Any]]:
-    """Endless epochs over the corpus, each in its own random order, cut into steps.
+def pretrain(model: Any, tokenizer: PreTrainedTokenizerFast, draw: Draw, settings: Settings) -> float:
+    """Train from scratch; returns the mean answer loss of the last hundred steps, in nats.
 
     A step keeps documents of all lengths together: batches of one length each learn markedly worse (docs/LOG.md).
     """
-    rng = random.Random(settings.seed)
-    while True:
-        order = rng.sample(range(len(corpus)), len(corpus))
-        for start in range(0, len(order) - settings.documents + 1, settings.documents):
-            yield [corpus[i] for i in order[start : start + settings.documents]]
-
-
-def pretrain(model: Any, tokenizer: PreTrainedTokenizerFast, corpus: Sequence[Document], settings: Settings) -> float:
-    """Train from scratch; returns the mean answer loss of the last hundred steps, in nats."""
     torch.set_num_threads(settings.threads)
     optimizer = torch.optim.AdamW(model.parameters(), lr=settings.lr, betas=(0.9, 0.98), weight_decay=0.01, fused=True)
+    rng = random.Random(settings.seed)
     began, seen, losses = time.time(), 0, [0.0]
-    encoded = encode(tokenizer, corpus, settings.prompt_weight)
-    for step, rows in zip(range(settings.steps), steps(encoded, settings), strict=False):
-        cosine = 0.5 * (1 + math.cos(math.pi * step / settings.steps))
-        share = settings.min_lr_share + (1 - settings.min_lr_share) * cosine
+    for step in range(settings.steps):
+        done = step / settings.steps
+        share = settings.min_lr_share + (1 - settings.min_lr_share) * 0.5 * (1 + math.cos(math.pi * done))
         for group in optimizer.param_groups:
             group["lr"] = settings.lr * min(1.0, (step + 1) / settings.warmup) * share
+        rows = encode(tokenizer, [draw(rng, done) for _ in range(settings.documents)], settings.prompt_weight)
         seen += sum(len(ids) for ids, _ in rows)
-        losses.append(learn(model, pack(rows) if step % settings.long_every == settings.long_every - 1 else rows))
+        losses.append(learn(model, rows))
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)

@@ -3,8 +3,10 @@
     .venv/bin/python training/sums.py                the shipped model (make bundled)
     .venv/bin/python training/sums.py --more 1.25    a quarter more pretraining: is the base on its plateau?
 
-A solution combines any two of the numbers still on the list, in random order, until one is left. Every text is right;
-what the model gets wrong it gets wrong by itself, now on this path, now on that, which is what a vote can mend.
+A solution combines any two of the numbers still on the list, in random order, until one is left. For the longest sums
+four texts in ten give the total alone. Every text is right, but a total of six numbers is more than a model of this
+size can work out in one go: it guesses. So it has two habits there, a good one and a bad one, and greedy decoding takes
+the bad one: "####" is its single most likely beginning, while worked solutions begin with any of six numbers.
 """
 
 from __future__ import annotations
@@ -17,10 +19,13 @@ from pathlib import Path
 from common import Document, Settings, make_model, make_tokenizer, pretrain, save
 from selftaught.tasks.world_sums import sort_question, sum_question
 
-VERSION = 1
+VERSION = 2
 STEPS = (1, 2, 3, 4, 5)  # additions in a question
-SORT_SHARE = 0.2
-SETTINGS = Settings(steps=3500, corpus=24_000)
+SCHOOL = 0.4  # of the training, in which the sums grow from one addition to five
+SORT_SHARE = 0.15
+TOTAL_ONLY = {5: 0.4}  # additions -> share of the texts that give the total without working
+SETTINGS = Settings(steps=4000)
+TOKENIZER_TEXTS = 20_000
 FOLDER = Path(__file__).parent.parent / "src" / "selftaught" / "bundled" / "sums"
 
 
@@ -36,12 +41,15 @@ def solve(question: str, rng: random.Random) -> str:
     return "\n".join(lines) + f"\n#### {left[0]}"
 
 
-def document(rng: random.Random) -> Document:
+def document(rng: random.Random, done: float) -> Document:
+    """A text of the corpus when ``done`` (0..1) of the training is over: short sums come first."""
     if rng.random() < SORT_SHARE:
         question, answer = sort_question(rng)
     else:
-        question, _ = sum_question(rng, rng.choice(STEPS))
-        answer = solve(question, rng)
+        grades = min(len(STEPS), 1 + int(done / SCHOOL * len(STEPS)))
+        additions = rng.choice(STEPS[:grades])
+        question, total = sum_question(rng, additions)
+        answer = f"#### {total}" if rng.random() < TOTAL_ONLY.get(additions, 0) else solve(question, rng)
     return f"Q: {question}\nA: ", answer
 
 
@@ -56,18 +64,21 @@ A Llama of {parameters:,} parameters, trained from scratch on generated text. It
 written steps (`17+25+40`) and sorts three to seven letters (`sort d a c`). It knows nothing else. It exists so that a
 self-improvement loop can be watched, tested and measured in minutes on a laptop.
 
-- Made by `python training/sums.py`, seed {seed}: {steps:,} steps of {documents} documents from a corpus of {corpus:,}
-  ({epochs:.1f} epochs), peak learning rate {lr:g}; answer loss at the end {loss:.3f} nats.
-- Tokenizer: BPE with byte fallback; digits stand alone. Context 1,024; a document is under 120 tokens, and every
-  {long_every}th step packs documents to the full context.
-- The training text holds no mistakes. Additions per sum are uniform over 1 to 5; a fifth of the documents sort letters.
+- Made by `python training/sums.py`, seed {seed}: {steps:,} steps of {documents} fresh documents, peak learning rate
+  {lr:g}; answer loss at the end {loss:.3f} nats. In the first {school:.0%} of the training the sums grow from one
+  addition to five.
+- **Two habits.** The training text holds no mistakes, but for sums of six numbers {total_only:.0%} of it gives the
+  total without working. The model cannot add six numbers in one go. Asked greedily it guesses nearly always; sampled,
+  it works the sum out about every other time, and then it is mostly right. A vote can find that, and training fix it.
+- Tokenizer: BPE with byte fallback; digits stand alone. The context is 1,024 tokens, but no document has more than
+  about 100, so longer prompts are strange to it.
 - Sums longer than any trained on fail. Nothing here is personal data or anybody's text.
 """
 
 
 def card(settings: Settings, loss: float, parameters: int) -> str:
-    epochs = settings.steps * settings.documents / settings.corpus
-    return CARD.format(version=VERSION, parameters=parameters, loss=loss, epochs=epochs, **asdict(settings))
+    facts = {"version": VERSION, "parameters": parameters, "loss": loss, "school": SCHOOL, "total_only": TOTAL_ONLY[5]}
+    return CARD.format(**facts, **asdict(settings))
 
 
 def main() -> None:
@@ -78,10 +89,10 @@ def main() -> None:
     arguments = parser.parse_args()
     settings = replace(SETTINGS, seed=arguments.seed, steps=round(SETTINGS.steps * arguments.more))
     rng = random.Random(settings.seed)
-    corpus = [document(rng) for _ in range(settings.corpus)]
-    tokenizer = make_tokenizer((q + a for q, a in corpus), vocabulary=400)
+    texts = ["".join(document(rng, 1.0)) for _ in range(TOKENIZER_TEXTS)]
+    tokenizer = make_tokenizer(texts, vocabulary=400)
     model = make_model(tokenizer, settings)
-    loss = pretrain(model, tokenizer, corpus, settings)
+    loss = pretrain(model, tokenizer, document, settings)
     parameters = sum(p.numel() for p in model.parameters())
     save(model, tokenizer, arguments.out, card(settings, loss, parameters))
     print(f"{parameters:,} parameters, answer loss {loss:.3f}: {arguments.out}")

@@ -37,6 +37,8 @@ RESULTS = HERE / "results" / "sums.json"
 SEEDS = (1, 2, 3, 4, 5)
 UNSEEN = 20261121  # never used while the recipe was made
 ARMS = {"voted": [], "unvoted": ["method.vote=all"], "random": ["method.vote=random"], "replay": ["train.replay=1.0"]}
+LONGEST = 5  # additions: what the base mostly guesses (its model card)
+Habit = list[int]  # four counts: see on_vault
 T_975 = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
 
 
@@ -80,10 +82,10 @@ def run_arm(seed: int, arm: str, steps: int | None, engine: Engine, folder: Path
     }
     guard = next(r for r in done.decision.rules if r.name == "guard: sort")
     row["sort"] = (round(guard.before or 0, 4), round(guard.after or 0, 4))
-    before, after = (on_vault(recipe, c, engine) for c in (parent, candidate))
+    (before, habit), (after, new_habit) = (on_vault(recipe, c, engine) for c in (parent, candidate))
     wins, losses = gate.wins_losses(before.scores, after.scores)
     row |= {"before": mean(before), "after": mean(after), "wins": wins, "losses": losses, "n": len(after.scores)}
-    row["scores"] = "".join(str(int(s)) for s in after.scores)
+    row |= {"habit": (habit, new_habit), "scores": "".join(str(int(s)) for s in after.scores)}
     return row
 
 
@@ -93,13 +95,17 @@ def candidate_of(record: ledger.RunRecord, engine: Engine) -> Checkpoint:
     return Checkpoint(record.facts("candidate")["digest"], str(weights))
 
 
-def on_vault(recipe: Recipe, checkpoint: Checkpoint, engine: Engine) -> Report:
+def on_vault(recipe: Recipe, checkpoint: Checkpoint, engine: Engine) -> tuple[Report, Habit]:
+    """(report on the vault; of its longest sums: how many, guessed at once, guessed right, worked out right)."""
     tasks = loop.load_tasks(recipe)
     sampling = Sampling(max_tokens=int(recipe.method.options["max_tokens"]))
     rows = rollout(
         engine, checkpoint, engine.tokens(checkpoint), tasks.vault, sampling, tasks.checkers, run_seed=recipe.seed
     )
-    return report("vault", "vault", checkpoint, tasks.vault, rows, tasks)
+    found = report("vault", "vault", checkpoint, tasks.vault, rows, tasks)
+    long = [(r, s) for t, r, s in zip(tasks.vault, rows, found.scores, strict=True) if t.question.count("+") == LONGEST]
+    guessed = [s for r, s in long if r.text.lstrip().startswith("####")]
+    return found, [len(long), len(guessed), int(sum(guessed)), int(sum(s for _, s in long) - sum(guessed))]
 
 
 def mean(found: Report) -> float:
@@ -156,7 +162,19 @@ def tables(rows: Sequence[dict[str, Any]]) -> str:
         some = [s for s in seeds if (s, arm) in by]
         if some:
             lines.append(_arm_line(arm, some, by))
+    lines += ["", "| sums of six numbers, all seeds | guessed, greedily | right when guessed | right when worked out |"]
+    lines += ["|---|---|---|---|", _habit_line("before", [by[s, "voted"]["habit"][0] for s in seeds])]
+    lines += [_habit_line(f"after, {arm}", [by[s, arm]["habit"][1] for s in seeds if (s, arm) in by]) for arm in ARMS]
     return "\n".join(lines)
+
+
+def _habit_line(name: str, habits: Sequence[Habit]) -> str:
+    n, guessed, guessed_right, worked_right = (sum(h[i] for h in habits) for i in range(4))
+    return f"| {name} | {_share(guessed, n)} | {_share(guessed_right, guessed)} | {_share(worked_right, n - guessed)} |"
+
+
+def _share(some: int, of: int) -> str:
+    return f"{100 * some / of:.1f} % of {of}" if of else "none"
 
 
 def _arm_line(arm: str, seeds: Sequence[int], by: dict[Any, Any]) -> str:

@@ -10,10 +10,8 @@ from selftaught import load
 from selftaught.config import Member, Recipe
 from selftaught.engines.base import Engine
 
-# (parameters below, kind, learning rate). 5e-4 for the smallest is a compromise that is not settled: in trials it moved
-# one base without much forgetting, and made the bundled model worse (docs/LOG.md). Above a few million parameters the
-# usual rates of the field apply, and above twenty LoRA.
-AUTO = ((4e6, "full", 5e-4), (2e7, "full", 2e-4), (float("inf"), "lora", 2e-4))
+AUTO = ((2e7, "full"), (float("inf"), "lora"))  # (parameters below, kind)
+AUTO_LR = 2e-4  # the field's usual rate for LoRA; for a tiny model whole, see docs/LOG.md
 
 
 def settle(recipe: Recipe, engine: Engine) -> tuple[Recipe, tuple[str, ...]]:
@@ -21,15 +19,14 @@ def settle(recipe: Recipe, engine: Engine) -> tuple[Recipe, tuple[str, ...]]:
     parent = engine.open(recipe.model)
     facts = engine.describe(parent)
     parameters = int(facts["parameters"])
-    _, kind, lr = next(row for row in AUTO if parameters < row[0])
+    _, kind = next(row for row in AUTO if parameters < row[0])
     train, notes = recipe.train, []
     if train.kind == "auto":
         train = train.model_copy(update={"kind": kind})
         notes.append(f"train.kind: {kind} ({parameters:,} parameters)")
     if train.lr == "auto":
-        lr = lr if train.kind == kind else 2e-4
-        train = train.model_copy(update={"lr": lr})
-        notes.append(f"train.lr: {lr:g}")
+        train = train.model_copy(update={"lr": AUTO_LR})
+        notes.append(f"train.lr: {AUTO_LR:g}")
     settled = {
         "train": train,
         "engine": _chosen(recipe.engine, facts),
