@@ -215,7 +215,7 @@ def test_more_items_see_smaller_gains_and_a_few_see_none() -> None:
 
 
 def test_a_tiny_gain_is_judged_at_once() -> None:
-    assert gate.items_needed(0.001, 0.05) == pytest.approx(1.24e6, rel=0.01)
+    assert gate.items_needed(0.001, 0.05) == pytest.approx(1.86e6, rel=0.01)
 
 
 # ---------------------------------------------------------------- guards
@@ -294,9 +294,9 @@ def test_no_labelled_questions_and_a_broken_guard_is_rejected() -> None:
 def test_too_few_questions_to_know_is_unproven() -> None:
     decision = gate.decide(CONFIG, pair(6, 3, 50, 41), {})
     assert decision.outcome == "unproven"
-    assert decision.reason == "too few labelled items to know: gain on dev has 100 labelled items and needs 528"
+    assert decision.reason == "too few labelled items to know: gain on dev has 100 labelled items and needs 776"
     tiny = gate.decide(CONFIG, pair(2, 0, 1, 1), {})
-    assert tiny.reason == "too few labelled items to know: gain on dev has 4 labelled items and needs 528"
+    assert tiny.reason == "too few labelled items to know: gain on dev has 4 labelled items and needs 776"
 
 
 def test_few_questions_that_rule_the_gain_out_are_rejected() -> None:

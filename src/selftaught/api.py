@@ -106,7 +106,7 @@ def resume(run: str | Path | RunRecord = "latest", *, runs: str | Path | None = 
 
 
 def plan(recipe: str | Path | Recipe = DEFAULT, overrides: Sequence[str] = (), **settings: Any) -> dict[str, Any]:
-    """What a run would do, without running it: recipe, sizes, and the gain each holdout can prove (or None)."""
+    """What a run would do, without running it: recipe, sizes, the gain each holdout can prove or None, items needed."""
     chosen = resolve(recipe, [*overrides, *_dotted(settings)])
     from selftaught import loop
 
@@ -115,6 +115,7 @@ def plan(recipe: str | Path | Recipe = DEFAULT, overrides: Sequence[str] = (), *
         "recipe": found.recipe.model_dump(mode="json"),
         "sizes": dict(found.sizes),
         "provable": dict(found.provable),
+        "needed": dict(found.needed),
         "notes": list(found.notes),
     }
 

@@ -175,8 +175,11 @@ def tell_plan(plan: dict[str, Any], json: bool) -> int:
 
     print(yaml.safe_dump(plan["recipe"], sort_keys=False, allow_unicode=True))
     print("\n".join(f"{name}: {count:,} questions" for name, count in plan["sizes"].items()), end="\n\n")
-    for name, gain in plan["provable"].items():
-        print(f"{name}: {plan['sizes'].get(name, 0):,} labelled items → {provable(gain)}")
+    points = 100 * plan["recipe"]["gate"]["min_gain"]
+    for name, wanted in plan["needed"].items():
+        shown = f" → {provable(plan['provable'][name])}" if name in plan["provable"] else ""
+        have = plan["sizes"].get(name, 0)
+        print(f"{name}: {have:,} labelled items{shown}; {wanted:,} needed to prove {points:g} points")
     print("\n".join(["", *plan["notes"]]) if plan["notes"] else "", end="\n")
     return 0
 

@@ -20,8 +20,8 @@ from selftaught.config import GateConfig
 from selftaught.errors import IntegrityError
 from selftaught.types import Decision, Report, Rule
 
-DISCORDANCE = 0.2  # share of items on which parent and candidate differ, assumed when a holdout is judged in advance
-POWER = 0.8
+DISCORDANCE = 0.3  # share of items on which parent and candidate differ, assumed when a holdout is judged in advance
+POWER = 0.8  # chance to see a gain that is there
 EXACT_POWER = 1000
 FLIPS = 20_000
 
@@ -161,6 +161,7 @@ def smallest_gain(n: int, alpha: float, discordance: float = DISCORDANCE, power_
     return high
 
 
+@lru_cache(maxsize=1024)
 def items_needed(gain: float, alpha: float, discordance: float = DISCORDANCE, power_: float = POWER) -> int:
     """Labelled items for 80 % power to show ``gain`` at ``alpha``."""
     low, high = 1, 2
@@ -170,6 +171,26 @@ def items_needed(gain: float, alpha: float, discordance: float = DISCORDANCE, po
         middle = (low + high) // 2
         low, high = (low, middle) if power(middle, gain, alpha, discordance) >= power_ else (middle, high)
     return high
+
+
+def guard_items_needed(margin: float, alpha: float, discordance: float = DISCORDANCE, power_: float = POWER) -> int:
+    """Labelled items for 80 % power to rule out a loss of ``margin`` when nothing was lost (normal approximation)."""
+    z = NormalDist().inv_cdf(1 - alpha) + NormalDist().inv_cdf(power_)
+    return max(guard_items(margin, alpha), math.ceil(discordance * (z / margin) ** 2))
+
+
+def needed(config: GateConfig, guards: Mapping[str, float]) -> dict[str, int]:
+    """Suite -> labelled items with which a true gain of ``config.min_gain`` is *proved* in 80 % of runs.
+
+    Dev, one look at the vault and every guard (suite -> margin) have to pass, so each gets the power whose product is
+    80 %.
+    """
+    each = POWER ** (1 / (2 + len(guards)))
+    found = {
+        "dev": items_needed(config.min_gain, config.alpha, power_=each),
+        "vault": items_needed(config.min_gain, config.alpha / config.looks, power_=each),
+    }
+    return found | {name: guard_items_needed(m, config.alpha, power_=each) for name, m in guards.items()}
 
 
 # ---------------------------------------------------------------- decisions

@@ -28,11 +28,15 @@ NO_CHECKER = Checker("", parse=lambda text: None, same=lambda a, b: False)
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run would do: the settled recipe, split sizes, the smallest gain each holdout can show, notes."""
+    """What a run would do: the settled recipe, split sizes, the smallest gain each holdout can show, notes.
+
+    ``needed`` says how many labelled items each suite needs for a gain of ``gate.min_gain`` to be proved.
+    """
 
     recipe: Recipe
     sizes: Mapping[str, int]
     provable: Mapping[str, float | None]
+    needed: Mapping[str, int]
     notes: tuple[str, ...]
 
 
@@ -52,7 +56,7 @@ def plan(recipe: Recipe, engine: Engine | None = None) -> Plan:
     try:
         settled, notes = settle(recipe, engine)
         whole = load_whole(settled)
-        guard_margins(settled.gate, whole)
+        margins = {f"guard {name}": margin for name, margin in guard_margins(settled.gate, whole).items()}
         fitted, more = budget.fit(settled, engine, budget.trim(whole, settled))
     finally:
         engine.close()
@@ -61,7 +65,7 @@ def plan(recipe: Recipe, engine: Engine | None = None) -> Plan:
         "dev": gate.smallest_gain(len(tasks.dev), fitted.gate.alpha),
         "vault": gate.smallest_gain(len(tasks.vault), fitted.gate.alpha / fitted.gate.looks),
     }
-    return Plan(fitted, sizes(tasks), provable, (*notes, *more, *tasks.notes))
+    return Plan(fitted, sizes(tasks), provable, gate.needed(fitted.gate, margins), (*notes, *more, *tasks.notes))
 
 
 def prepare(recipe: Recipe, folder: Path, engine: Engine | None = None) -> Recipe:
