@@ -24,7 +24,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (  # lowest first; a module may import wha
     ("bench", "budget"),
     ("round",),
     ("loop",),
-    ("report", "look", "summary"),
+    ("report", "look", "summary", "integrity"),
     ("api", "live"),
     ("",),  # selftaught itself: __init__.py offers what api has
     ("cli",),
@@ -44,6 +44,7 @@ STAGES = (
     "ledger",
     "loop",
     "report",
+    "integrity",
 )
 WITHIN_A_LAYER = {("methods.base", "engines.base"), ("methods.base", "tasks.base")}  # tokens, checkers
 MAY_IMPORT_MEMBERS = {"look": "tasks"}  # a look at data before there is a run reads it as the sources do

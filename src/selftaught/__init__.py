@@ -22,6 +22,7 @@ __all__ = [
     "run",
     "runs",
     "show",
+    "verify",
     "write_report",
 ]
 
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
         run,
         runs,
         show,
+        verify,
         write_report,
     )
     from selftaught.ledger import RunRecord

@@ -41,6 +41,7 @@ from selftaught.store import find_run, list_runs, write_file
 from selftaught.view import Silent, View
 
 if TYPE_CHECKING:
+    from selftaught.integrity import Check
     from selftaught.look import Findings
 
 DEFAULT = "self_consistency"
@@ -152,6 +153,14 @@ def write_report(run: str | Path | RunRecord = "latest", *, runs: str | Path | N
     from selftaught import report
 
     return report.write_report(_folder(run, runs))
+
+
+def verify(run: str | Path | RunRecord = "latest", *, head: str | None = None,
+           runs: str | Path | None = None) -> list[Check]:  # fmt: skip
+    """Hold a run's record against itself, byte by byte; ``head`` is one noted earlier. Nothing is written."""
+    from selftaught import integrity
+
+    return integrity.verify(_folder(run, runs), head)
 
 
 def runs_root(root: str | Path | None = None) -> Path:

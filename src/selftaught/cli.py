@@ -290,6 +290,30 @@ def tell_started(started: Started) -> int:
 
 
 @command
+def verify(
+    run: Run = "latest",
+    head: Annotated[str | None, typer.Option(metavar="HASH", help="A head noted earlier; it must be there.")] = None,
+    json: Json = False,
+    runs: Runs = None,
+) -> int:
+    """Hold a run's record against itself: the chain, every byte, the counts, the decision.
+
+    Exit code 7 if anything does not hold. Note the head it prints somewhere else: whoever can write the record could
+    make all of it anew, but not with the same head.
+    """
+    from dataclasses import asdict
+
+    from selftaught import api, errors
+
+    checks = api.verify(run, head=head, runs=runs)
+    if json:
+        dump([asdict(check) for check in checks])
+    else:
+        print("\n".join(f"{'ok   ' if c.ok else 'WRONG'}  {c.name:<10}  {c.detail}" for c in checks))
+    return 0 if all(c.ok for c in checks) else errors.IntegrityError.exit_code
+
+
+@command
 def recipes(json: Json = False) -> int:
     """List the bundled recipes."""
     from selftaught import api

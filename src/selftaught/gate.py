@@ -21,6 +21,7 @@ from selftaught.errors import IntegrityError
 from selftaught.types import Decision, Report, Rule
 
 DISCORDANCE = 0.3  # share of items on which parent and candidate differ, assumed when a holdout is judged in advance
+MARGIN = 0.03  # the loss that a guard has to rule out, unless the recipe says another
 POWER = 0.8  # chance to see a gain that is there
 EXACT_POWER = 1000
 FLIPS = 20_000

@@ -20,6 +20,7 @@ from selftaught.errors import IntegrityError, SelftaughtError
 from selftaught.store import Store, append_line, check_files, list_runs, make_folder, mend, read_chain, read_lines
 from selftaught.types import Decision, Labels, Metric, Report, Round, Rule, as_json
 
+LOOKS = "looks.jsonl"
 ENDS = ("stopped", "broken", "paused")  # journal events with which an attempt ends before its round is recorded
 GOOD = ("accepted", "proved", "promoted")
 # 2 usage, 6 locked, 7 integrity: errors.py
@@ -150,6 +151,15 @@ def is_locked(folder: Path) -> bool:
 
 
 # ---------------------------------------------------------------- looks at a vault
+
+
+def registry(recipe: Recipe, folder: Path) -> Path:
+    """Where looks are counted: beside the file the vault comes from; beside the runs where questions are generated."""
+    options = recipe.tasks.options
+    if not options.get("path"):
+        return folder.parent / LOOKS
+    path = Path(options.get("holdout") or options["path"]).expanduser().resolve()
+    return path.with_name(f".{path.name}.{LOOKS}")
 
 
 def spend_look(registry: Path, vault: str, candidate: str, run: str) -> int:

@@ -44,9 +44,6 @@ from selftaught.types import (
 )
 from selftaught.view import View
 
-LOOKS = "looks.jsonl"
-AUTO_MARGIN = 0.03
-
 
 class Transaction:
     """One round in progress: the stages in order, each a method, each a unit in the store.
@@ -252,7 +249,8 @@ class Transaction:
         decision = gate.decide(config, pairs.get("dev"), guards)
         if decision.outcome != "accepted" or not self.tasks.vault:
             return decision
-        look = ledger.spend_look(self._registry(), self.vault, candidate.digest, self.store.folder.name)
+        registry = ledger.registry(self.recipe, self.store.folder)
+        look = ledger.spend_look(registry, self.vault, candidate.digest, self.store.folder.name)
         self.looks = {"look": look, "of": config.looks}
         self.view.line(f"  accepted on dev; look {look} of {config.looks} on the vault")
         if look > config.looks:
@@ -262,16 +260,8 @@ class Transaction:
         after = self._evaluate(candidate, "candidate", "vault", self.tasks.vault)
         return gate.prove(decision, config, before, after, look)
 
-    def _registry(self) -> Path:
-        """Looks are counted beside the file the vault comes from, or beside the runs where questions are generated."""
-        options = self.recipe.tasks.options
-        if not options.get("path"):
-            return self.store.folder.parent / LOOKS
-        path = Path(options.get("holdout") or options["path"]).expanduser().resolve()
-        return path.with_name(f".{path.name}.{LOOKS}")
-
     def _check_registry(self) -> None:
-        folder = self._registry().parent
+        folder = ledger.registry(self.recipe, self.store.folder).parent
         if self.tasks.vault and not os.access(folder, os.W_OK):
             raise RunError(
                 f"Looks at the vault are counted in {folder}, where nothing may be written.",
@@ -335,7 +325,7 @@ class Transaction:
 def guard_margins(config: GateConfig, tasks: TaskSet) -> dict[str, float]:
     """Guard suite -> the loss it may show. Raises RecipeError for a suite that the tasks do not bring."""
     if config.guards == "auto":
-        return {name: AUTO_MARGIN for name, suite in tasks.guards.items() if suite}
+        return {name: gate.MARGIN for name, suite in tasks.guards.items() if suite}
     unknown = [g.suite for g in config.guards if not tasks.guards.get(g.suite)]
     if unknown:
         raise RecipeError(

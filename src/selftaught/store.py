@@ -22,7 +22,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
 from selftaught.errors import IntegrityError, RunError, RunLocked
@@ -360,8 +360,16 @@ def read_chain(folder: Path) -> list[dict[str, Any]]:
             raise IntegrityError(
                 f"{folder / 'chain.jsonl'}, entry {number}: the chain does not hold together.", hint=DAMAGED
             )
+        if not all(_stays_inside(name) for name in (entry.get("place", ""), *entry.get("files", ()))):
+            raise IntegrityError(
+                f"{folder / 'chain.jsonl'}, entry {number}: it names a file outside the run folder.", hint=DAMAGED
+            )
         previous = entry["hash"]
     return chain
+
+
+def _stays_inside(name: str) -> bool:
+    return not PurePosixPath(name).is_absolute() and ".." not in PurePosixPath(name).parts
 
 
 def find_run(name: str, root: Path) -> Path:

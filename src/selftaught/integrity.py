@@ -1,0 +1,160 @@
+"""Hold a run's record against itself: the chain, every byte, the counts, the decision. Reads only; names what is wrong.
+
+A chain shows edits, deletions and reorderings. It cannot show that its writer made all of it anew: for that, note the
+head (``selftaught verify`` prints it) where the trainer cannot write, and pass it to ``verify`` later.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from selftaught import gate, ledger
+from selftaught.errors import IntegrityError, SelftaughtError
+from selftaught.store import GENESIS, file_digest, read_lines, read_rows
+from selftaught.types import Decision, Example, Report, Round, Verdict
+
+
+@dataclass(frozen=True)
+class Check:
+    """One question put to the record, its answer, and what was found."""
+
+    name: str
+    ok: bool
+    detail: str
+
+
+def verify(folder: Path, head: str | None = None) -> list[Check]:
+    """Every check on one run. ``head`` is a head noted earlier (or its first digits): it must still be in the chain."""
+    try:
+        record = ledger.read_run(folder)
+    except IntegrityError as error:
+        return [Check("chain", False, error.message)]
+    checks: tuple[tuple[str, Callable[[ledger.RunRecord], Iterable[str]]], ...] = (
+        ("files", _files),
+        ("recipe", _recipe),
+        ("journal", _journal),
+        ("counts", _counts),
+        ("weights", _weights),
+        ("decision", _decision),
+        ("looks", _looks),
+    )
+    hashes = [e["hash"] for e in record.chain]
+    found = [Check("chain", True, f"{len(hashes)} entries, head {hashes[-1] if hashes else GENESIS}")]
+    if head is not None:
+        kept = any(h.startswith(head) for h in (GENESIS, *hashes))
+        found.append(Check("noted head", kept, "it is in the chain" if kept else f"{head} is not in the chain"))
+    return found + [_ask(name, check, record) for name, check in checks]
+
+
+def _ask(name: str, check: Callable[[ledger.RunRecord], Iterable[str]], record: ledger.RunRecord) -> Check:
+    """The faults that ``check`` yields, or "as recorded"; damage it trips over is a fault as well."""
+    try:
+        faults = list(check(record))
+    except (SelftaughtError, OSError, KeyError, ValueError) as error:
+        faults = [str(error).splitlines()[0] if str(error) else type(error).__name__]
+    shown = "; ".join(faults[:5]) + (f"; and {len(faults) - 5} more" if len(faults) > 5 else "")
+    return Check(name, not faults, shown or "as recorded")
+
+
+def _files(record: ledger.RunRecord) -> Iterable[str]:
+    """Every committed file is there with its bytes, and no unit's folder holds a file that was not committed."""
+    for entry in record.chain:
+        if "place" not in entry:
+            continue
+        folder = record.path / entry["place"]
+        for relative, expected in entry["files"].items():
+            path = folder / relative
+            if not path.is_file():
+                yield f"{path} is missing"
+            elif file_digest(path) != expected:
+                yield f"{path} is not what was recorded"
+        there = {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()}
+        yield from (f"{folder / name} was never committed" for name in sorted(there - set(entry["files"])))
+
+
+def _recipe(record: ledger.RunRecord) -> Iterable[str]:
+    began = record.facts("tasks").get("recipe")
+    if began not in (None, record.recipe.digest):
+        yield "recipe.yaml is not the recipe that the run began with"
+
+
+def _journal(record: ledger.RunRecord) -> Iterable[str]:
+    """Each entry quotes the head of its moment: a chain that was cut short or made anew lacks some of them."""
+    known = {GENESIS, *(e["hash"] for e in record.chain)}
+    lost = [str(e.get("event")) for e in record.journal if e.get("head") not in known]
+    if lost:
+        yield f"{len(lost)} entries of the journal quote a chain that is not there (the first: {lost[0]})"
+
+
+def _counts(record: ledger.RunRecord) -> Iterable[str]:
+    """Kept + rejected = made, and every rejected example has its reason."""
+    for entry in record.units("examples"):
+        folder, counts = record.path / entry["place"], entry["facts"]["counts"]
+        kept, rejected = (len(read_rows(folder / f"{name}.parquet", Example)) for name in ("kept", "rejected"))
+        if kept + rejected != counts["made"]:
+            yield f"{kept} kept + {rejected} rejected are not {counts['made']} made"
+        reasons = sum(bool(v.reason) for v in read_rows(folder / "verdicts.parquet", Verdict))
+        if reasons != rejected:
+            yield f"{rejected} rejected, {reasons} with a reason"
+
+
+def _weights(record: ledger.RunRecord) -> Iterable[str]:
+    """No tensor of a candidate holds NaN or infinity."""
+    for entry in record.units("candidate"):
+        for path in sorted((record.path / entry["place"]).rglob("*.safetensors")):
+            yield from (f"{path}: {name} is not finite" for name in _not_finite(path))
+
+
+def _not_finite(path: Path) -> list[str]:
+    import torch
+    from safetensors.torch import load_file
+
+    return [name for name, tensor in load_file(path).items() if not torch.isfinite(tensor).all()]
+
+
+def _decision(record: ledger.RunRecord) -> Iterable[str]:
+    """The gate, asked again with the recorded answers, says the same."""
+    for done in record.rounds:
+        if not done.decision.rules:
+            continue
+        again = decide_again(record, done)
+        if asdict(again) != asdict(done.decision):
+            yield f"round {done.index} is recorded as {done.decision.outcome}; its reports say {again.outcome}"
+
+
+def decide_again(record: ledger.RunRecord, done: Round) -> Decision:
+    """The decision on a round from its recorded reports alone."""
+    config, reports = record.recipe.gate, record.reports()
+    pairs: dict[str, tuple[Report, Report]] = {
+        suite: (before, reports["candidate", suite]) for (role, suite), before in reports.items() if role == "parent"
+    }
+    margins = _margins(config.guards, [suite for suite in pairs if suite not in ("dev", "vault")])
+    decision = gate.decide(config, pairs.get("dev"), {name: (*pairs[name], m) for name, m in margins.items()})
+    if decision.outcome != "accepted" or not done.looks:
+        return decision
+    empty = Report("evaluation", "vault", done.candidate or "", "vault")
+    return gate.prove(decision, config, *pairs.get("vault", (empty, empty)), done.looks["look"])
+
+
+def _margins(guards: Any, suites: list[str]) -> Mapping[str, float]:
+    if guards == "auto":
+        return dict.fromkeys(suites, gate.MARGIN)
+    return {g.suite: g.margin for g in guards}
+
+
+def _looks(record: ledger.RunRecord) -> Iterable[str]:
+    """The look that a round spent stands in the registry beside the data."""
+    for done in record.rounds:
+        if not done.looks:
+            continue
+        registry = ledger.registry(record.recipe, record.path)
+        vault = record.facts("tasks")["vault"]
+        spent = [e.get("candidate") for e in read_lines(registry) if e.get("vault") == vault]
+        counted = spent.index(done.candidate) + 1 if done.candidate in spent else None
+        if counted is None:
+            yield f"look {done.looks['look']} of round {done.index} does not stand in {registry}"
+        elif counted != done.looks["look"]:
+            yield f"round {done.index} says look {done.looks['look']}, {registry} says {counted}"

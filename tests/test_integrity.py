@@ -1,0 +1,174 @@
+"""A record that was tampered with is named, whatever was touched; an honest one passes every check."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+import small
+from selftaught import ledger, loop
+from selftaught.integrity import verify
+from selftaught.store import Store, append_line, read_chain
+from selftaught.types import canonical, digest
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = small.prepared(tmp_path_factory.mktemp("runs") / "run")
+    assert loop.run(folder).decision.outcome == "proved"
+    return folder
+
+
+@pytest.fixture
+def run(finished: Path, tmp_path: Path) -> Path:
+    shutil.copytree(finished.parent, tmp_path / "runs")
+    return tmp_path / "runs" / "run"
+
+
+def wrong(folder: Path, head: str | None = None) -> dict[str, str]:
+    return {c.name: c.detail for c in verify(folder, head) if not c.ok}
+
+
+def remade(folder: Path, change: Callable[[dict], None]) -> None:
+    """The chain with ``change`` made to each entry, every link forged anew: what its writer could do."""
+    previous, lines = "0" * 64, []
+    for entry in read_chain(folder):
+        change(entry)
+        body = {k: v for k, v in entry.items() if k != "hash"} | {"prev": previous}
+        previous = digest(body)
+        lines.append(canonical(body | {"hash": previous}))
+    (folder / "chain.jsonl").write_bytes(b"\n".join(lines) + b"\n")
+
+
+def test_an_honest_record_passes_and_says_its_head(run: Path) -> None:
+    before = small.bytes_of(run)
+    assert wrong(run) == {}
+    head = read_chain(run)[-1]["hash"]
+    assert head in verify(run)[0].detail
+    assert wrong(run, head[:16]) == {} and small.bytes_of(run) == before, "it reads only"
+
+
+def test_every_flipped_byte_is_named(run: Path) -> None:
+    """Scorecard row 3: one byte in each committed file."""
+    for entry in read_chain(run):
+        for name in entry.get("files", ()):
+            path = run / entry["place"] / name
+            data = path.read_bytes()
+            path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+            assert str(path) in wrong(run)["files"]
+            path.write_bytes(data)
+    assert wrong(run) == {}
+
+
+def test_a_missing_and_an_added_file_are_named(run: Path) -> None:
+    added = run / "round-000" / "examples" / "more.parquet"
+    added.write_bytes(b"x")
+    assert f"{added} was never committed" in wrong(run)["files"]
+    added.unlink()
+    gone = run / "round-000" / "examples" / "kept.parquet"
+    gone.unlink()
+    assert f"{gone} is missing" in wrong(run)["files"] and "kept.parquet" in wrong(run)["counts"]
+
+
+def test_an_edited_chain_is_named(run: Path) -> None:
+    chain = run / "chain.jsonl"
+    chain.write_text(chain.read_text().replace('"outcome":"proved"', '"outcome":"accept"'))
+    assert list(wrong(run)) == ["chain"]
+
+
+def test_a_chain_cut_short_is_known_by_the_journal_and_the_noted_head(run: Path) -> None:
+    head = read_chain(run)[-1]["hash"]
+    chain = run / "chain.jsonl"
+    chain.write_text("".join(line + "\n" for line in chain.read_text().splitlines()[:-1]))
+    found = wrong(run, head)
+    assert set(found) == {"journal", "noted head"}
+    assert head in found["noted head"] and "finished" in found["journal"]
+
+
+def test_a_decision_forged_with_every_link_made_anew_is_not_what_the_reports_say(run: Path) -> None:
+    def forge(entry: dict) -> None:
+        if entry["kind"] == "round":
+            entry["round"]["decision"]["outcome"] = "accepted"
+
+    remade(run, forge)
+    assert "recorded as accepted; its reports say proved" in wrong(run)["decision"]
+
+
+def test_counts_that_do_not_add_up_are_named(run: Path) -> None:
+    def forge(entry: dict) -> None:
+        if entry["kind"] == "examples":
+            entry["facts"]["counts"]["made"] += 1
+
+    remade(run, forge)
+    assert "made" in wrong(run)["counts"]
+
+
+def test_another_recipe_is_named(run: Path) -> None:
+    (run / "recipe.yaml").write_text((run / "recipe.yaml").read_text().replace("seed: 5", "seed: 6"))
+    assert "not the recipe" in wrong(run)["recipe"]
+
+
+def test_a_look_taken_out_of_the_registry_is_named(run: Path) -> None:
+    (run.parent / "looks.jsonl").write_text("")
+    assert "look 1 of round 0 does not stand in" in wrong(run)["looks"]
+
+
+def test_weights_that_are_not_finite_are_named(tmp_path: Path) -> None:
+    """Scorecard row 7: what was published is finite, and a check can say so later."""
+    folder = small.prepared(tmp_path / "run")
+
+    def make(out: Path) -> dict[str, str]:
+        save_file({"a": np.ones(2), "b": np.array([1.0, np.nan])}, out / "model.safetensors")
+        return {"kind_folder": ""}
+
+    with Store(folder) as store:
+        store.unit("candidate", 0, "round-000/candidate", make)
+    assert "model.safetensors: b is not finite" in wrong(folder)["weights"]
+
+
+@pytest.mark.parametrize("place", ["../../etc", "/etc", "a/../../b"])
+def test_a_chain_that_names_a_place_outside_is_refused(run: Path, place: str) -> None:
+    """Scorecard row 19: ids and places from a record lead nowhere else."""
+
+    def forge(entry: dict) -> None:
+        if entry["kind"] == "examples":
+            entry["place"] = place
+
+    remade(run, forge)
+    assert "outside the run folder" in wrong(run)["chain"]
+
+
+def test_a_run_that_has_only_begun_passes(tmp_path: Path) -> None:
+    assert wrong(small.prepared(tmp_path / "run")) == {}
+
+
+def test_a_rejected_run_and_one_without_examples_pass(tmp_path: Path) -> None:
+    for name, override in (("rejected", "engine.learns=-0.5"), ("nothing", "engine.answers=false")):
+        folder = small.prepared(tmp_path / name, override)
+        loop.run(folder)
+        assert wrong(folder) == {}, ledger.read_run(folder).outcome
+
+
+def test_a_look_past_the_last_passes(tmp_path: Path) -> None:
+    folder = small.prepared(tmp_path / "run")
+    vault = loop.load_whole(ledger.read_run(folder).recipe).vault_digest
+    for other in ("a", "b", "c"):
+        append_line(tmp_path / "looks.jsonl", {"vault": vault, "candidate": other, "look": 1, "run": "r"})
+    assert loop.run(folder).looks["look"] == 4
+    assert wrong(folder) == {}
+
+
+def test_the_command_prints_each_check_and_ends_with_seven(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from selftaught import cli
+
+    assert cli.guarded(lambda: cli.verify.__wrapped__(str(run), json=True)) == 0
+    assert all(c["ok"] for c in json.loads(capsys.readouterr().out))
+    (run / "recipe.yaml").write_text((run / "recipe.yaml").read_text().replace("seed: 5", "seed: 6"))
+    assert cli.guarded(lambda: cli.verify.__wrapped__(str(run))) == 7
+    assert "WRONG  recipe" in capsys.readouterr().out
