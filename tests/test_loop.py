@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+import selftaught
 import small
 from selftaught import ledger, loop
 from selftaught.config import read_recipe
@@ -274,6 +275,31 @@ def test_ctrl_c_at_any_stage_loses_nothing(tmp_path: Path, stage: str) -> None:
     folder = small.prepared(tmp_path / "b" / "run")
     with pytest.raises(KeyboardInterrupt):
         loop.run(folder, view=Impatient(stage))
+    assert ledger.read_run(folder).outcome == "stopped"
+    loop.run(folder)
+    assert small.bytes_of(folder) == small.bytes_of(whole.path)
+
+
+class Absent(Impatient):
+    """A view during which somebody else asks the run to stop, by a file in its folder."""
+
+    def __init__(self, stage: str, folder: Path) -> None:
+        super().__init__(stage)
+        self.folder = folder
+
+    def stage(self, name: str, detail: str = "") -> None:
+        if name == self.at:
+            selftaught.stop(self.folder)
+
+
+@pytest.mark.parametrize("stage", ["sample", "train", "evaluate", "gate"])
+def test_a_run_asked_to_stop_by_a_file_ends_in_order_and_goes_on_later(tmp_path: Path, stage: str) -> None:
+    whole = run_of(tmp_path / "a" / "run")
+    folder = small.prepared(tmp_path / "b" / "run")
+    with pytest.raises(RunError, match="is not running"):
+        selftaught.stop(folder)
+    with pytest.raises(Stopped):
+        loop.run(folder, view=Absent(stage, folder))
     assert ledger.read_run(folder).outcome == "stopped"
     loop.run(folder)
     assert small.bytes_of(folder) == small.bytes_of(whole.path)

@@ -22,6 +22,7 @@ __all__ = [
     "run",
     "runs",
     "show",
+    "stop",
     "verify",
     "write_report",
 ]
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
         run,
         runs,
         show,
+        stop,
         verify,
         write_report,
     )

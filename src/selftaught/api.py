@@ -36,7 +36,7 @@ from selftaught.errors import (
     SelftaughtError,
     Stopped,
 )
-from selftaught.ledger import RunRecord, read_run
+from selftaught.ledger import RunRecord, is_locked, read_run
 from selftaught.store import find_run, list_runs, write_file
 from selftaught.view import Silent, View
 
@@ -153,6 +153,17 @@ def write_report(run: str | Path | RunRecord = "latest", *, runs: str | Path | N
     from selftaught import report
 
     return report.write_report(_folder(run, runs))
+
+
+def stop(run: str | Path | RunRecord = "latest", *, runs: str | Path | None = None) -> Path:
+    """Ask a run that is on, in whatever process, to end in order; returns the file that asks. ``resume`` goes on."""
+    from selftaught.loop import STOP
+
+    folder = _folder(run, runs)
+    if not is_locked(folder):
+        raise RunError(f"{folder.name} is not running.", hint=f"See how it ended with: selftaught show {folder.name}")
+    write_file(folder / STOP, b"")
+    return folder / STOP
 
 
 def verify(run: str | Path | RunRecord = "latest", *, head: str | None = None,

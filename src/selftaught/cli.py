@@ -290,6 +290,18 @@ def tell_started(started: Started) -> int:
 
 
 @command
+def stop(run: Run = "latest", runs: Runs = None) -> int:
+    """Ask a run that is on to end in order, from any terminal; what is finished is kept.
+
+    The same as a file called "stop" in its folder. Go on later with: selftaught resume
+    """
+    from selftaught import api
+
+    print(f"{api.stop(run, runs=runs).parent.name} was asked to stop")
+    return 0
+
+
+@command
 def verify(
     run: Run = "latest",
     head: Annotated[str | None, typer.Option(metavar="HASH", help="A head noted earlier; it must be there.")] = None,

@@ -23,6 +23,7 @@ from selftaught.tasks.base import Checker, TaskSet, sizes
 from selftaught.types import Checkpoint, Round, Task
 from selftaught.view import Silent, View
 
+STOP = "stop"  # a file of this name in a run's folder ends it in order
 NO_CHECKER = Checker("", parse=lambda text: None, same=lambda a, b: False)
 
 
@@ -95,18 +96,21 @@ def load_tasks(recipe: Recipe) -> TaskSet:
 def run(folder: Path, *, view: View | None = None, stop: StopToken = never, engine: Engine | None = None) -> Round:
     """Run a prepared folder to its end, or go on with it. Returns the recorded round.
 
-    Raises Stopped at a unit boundary after ``stop()`` (everything finished is kept), RunLocked when another process
-    works here, IntegrityError when something on disk is not what the record says.
+    Raises Stopped soon after ``stop()`` is true or a file ``stop`` lies in the folder (everything finished is kept),
+    RunLocked when another process works here, IntegrityError when something on disk is not what the record says.
     """
     recipe = ledger.read_run(folder).recipe
     with Store(folder) as store:
+        asked = folder / STOP
+        asked.unlink(missing_ok=True)  # whoever runs it again wants it to go on
         recorded = ledger.read_run(folder).rounds
         if recorded:
             return recorded[-1]
         store.journal("resumed" if store.chain else "started", python=platform.python_version())
         engine = engine or make_engine(recipe)
         try:
-            done = Transaction(store, recipe, engine, load_whole(recipe), view or Silent(), stop).run()
+            done = Transaction(store, recipe, engine, load_whole(recipe), view or Silent(),
+                               lambda: stop() or asked.exists()).run()  # fmt: skip
         except (Stopped, KeyboardInterrupt):
             store.journal("stopped")
             raise
