@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.resources
 import json
 import os
-from collections.abc import Sequence
+import signal
+import threading
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from selftaught.errors import ModelError
 from selftaught.store import folder_digest
 from selftaught.types import Checkpoint, Message, digest
 
+TEMPLATE_SECONDS = 10.0  # a chat template may take for one prompt
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".h5", ".msgpack")
 
 
@@ -67,12 +72,13 @@ def check_folder(folder: Path) -> None:
         raise ModelError(f"The model folder {folder} {what}.", hint="Give a folder with config.json and *.safetensors.")
     if not os.access(folder, os.R_OK | os.X_OK):
         raise ModelError(f"The model folder {folder} cannot be read.", hint="Check its permissions.")
-    config = _config(folder)
-    if config.get("auto_map"):
-        raise ModelError(
-            f"{folder} wants to run its own code (auto_map in config.json).",
-            hint="Models that need trust_remote_code are not loaded; use one that transformers knows.",
-        )
+    _config(folder)
+    for name in ("config.json", "tokenizer_config.json"):
+        if (folder / name).is_file() and _json(folder / name).get("auto_map"):
+            raise ModelError(
+                f"{folder} wants to run its own code (auto_map in {name}).",
+                hint="Models that need trust_remote_code are not loaded; use one that transformers knows.",
+            )
     _check_weights(folder)
     if not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model", "vocab.json")):
         raise ModelError(
@@ -85,15 +91,22 @@ def _config(folder: Path) -> dict[str, Any]:
     path = folder / "config.json"
     if not path.is_file():
         raise ModelError(f"{folder} has no config.json.", hint="Give the folder that save_pretrained wrote.")
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{path} cannot be read: {error}.", hint="Restore it or download the model again.") from error
-    if not isinstance(config, dict) or "model_type" not in config:
+    config = _json(path)
+    if "model_type" not in config:
         raise ModelError(
             f"{path} is not a model config (no model_type).", hint="Is this a PEFT adapter? Merge it first."
         )
     return config
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(found, dict):
+            raise ValueError("it holds no object")
+    except (OSError, ValueError, RecursionError) as error:
+        raise ModelError(f"{path} cannot be read: {error}.", hint="Restore it or download the model again.") from error
+    return found
 
 
 def _check_weights(folder: Path) -> None:
@@ -125,6 +138,16 @@ def _check_safetensors(path: Path) -> None:
         )
 
 
+def check_adapter(folder: Path) -> None:
+    """Raises ModelError unless a PEFT adapter's weights are safetensors; PEFT alone would take a pickle."""
+    if not (folder / "adapter_model.safetensors").is_file():
+        raise ModelError(
+            f"The adapter {folder} has no adapter_model.safetensors.",
+            hint="Save it again: model.save_pretrained(folder) writes safetensors.",
+        )
+    _check_safetensors(folder / "adapter_model.safetensors")
+
+
 def open_checkpoint(model: str) -> Checkpoint:
     folder = resolve(model)
     check_folder(folder)
@@ -138,6 +161,25 @@ def weights_digest(folder: Path) -> str:
 
 
 # ---------------------------------------------------------------- tokens
+
+
+@contextlib.contextmanager
+def _deadline(seconds: float) -> Iterator[None]:
+    """Raise TimeoutError in a body that takes longer. Only the main thread can be interrupted; elsewhere no bound."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def late(number: int, frame: FrameType | None) -> None:
+        raise TimeoutError(f"it ran for more than {seconds:g} seconds")
+
+    before = signal.signal(signal.SIGALRM, late)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 class TextTokens:
@@ -172,8 +214,15 @@ class TextTokens:
     def _render_chat(self, messages: list[dict[str, str]], form: str) -> str:
         if form == "cot":
             messages[-1]["content"] += "\n" + self.step_by_step
-        text = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-        return str(text)
+        try:
+            with _deadline(TEMPLATE_SECONDS):
+                return str(self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
+        except Exception as error:  # a template is somebody's program: whatever it does wrong, it is the model's fault
+            first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise ModelError(
+                f"The model's chat template cannot render a prompt: {first}",
+                hint="Mend the template, or do without it: prompt.use_chat_template=false",
+            ) from error
 
     def _turn(self, question: str, answer: str | None, form: str) -> str:
         before, _, after = self.form.partition("{question}")
@@ -241,6 +290,7 @@ def load_model(checkpoint: Checkpoint, dtype: str, device: str) -> Any:
     if checkpoint.adapter:
         from peft import PeftModel
 
+        check_adapter(Path(checkpoint.adapter))
         model = PeftModel.from_pretrained(model, checkpoint.adapter).merge_and_unload()
     return model.to(device).eval()
 
