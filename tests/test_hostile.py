@@ -145,16 +145,13 @@ TEMPLATES = {
 
 
 @pytest.mark.parametrize("name", TEMPLATES)
-def test_a_hostile_chat_template_runs_nothing_and_ends_in_time(
-    folder: Path, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(_load, "TEMPLATE_SECONDS", 1.0)
+def test_a_hostile_chat_template_runs_nothing_and_ends_in_time(folder: Path, tmp_path: Path, name: str) -> None:
     canary = tmp_path / "canary"
     (folder / "chat_template.jinja").write_text(TEMPLATES[name].replace("CANARY", str(canary)))
     began = time.monotonic()
     with pytest.raises(ModelError, match=r"chat template cannot render"):
         open_and_use(folder)
-    assert not canary.exists() and time.monotonic() - began < 10
+    assert not canary.exists() and time.monotonic() - began < _load.TEMPLATE_SECONDS + 5
 
 
 def test_a_question_is_never_a_template(folder: Path) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from selftaught import ledger, types
-from selftaught.errors import IntegrityError
+from selftaught.errors import IntegrityError, RunError
 from selftaught.ledger import RunRecord, read_run, spend_look
 from selftaught.store import Store, read_lines, write_file, write_report
 from selftaught.types import Decision, Labels, Metric, Outcome, Report, Round, Rule
@@ -208,3 +208,28 @@ def test_processes_that_look_at_once_get_looks_of_their_own(tmp_path: Path) -> N
     looks = [int(looker.communicate()[0]) for looker in lookers]
     assert sorted(looks) == [1, 2, 3, 4, 5, 6]
     assert [spend_look(registry, "vault", name, "again") for name in names] == looks, "and keep them"
+
+
+# ---------------------------------------------------------------- finding runs
+
+
+def some_runs(root: Path) -> None:
+    for age, name in enumerate(["old", "mid", "new"]):
+        write_file(root / name / "recipe.yaml", b"")
+        os.utime(root / name / "recipe.yaml", (1000 + age, 1000 + age))
+
+
+def test_a_run_is_found_by_name_path_and_latest(tmp_path: Path) -> None:
+    some_runs(tmp_path)
+    assert [p.name for p in ledger.list_runs(tmp_path)] == ["old", "mid", "new"]
+    assert ledger.find_run("mid", tmp_path) == tmp_path / "mid"
+    assert ledger.find_run(str(tmp_path / "old"), Path("elsewhere")) == tmp_path / "old"
+    assert ledger.find_run("latest", tmp_path) == tmp_path / "new"
+
+
+def test_a_run_that_is_not_there_gets_the_names_that_are(tmp_path: Path) -> None:
+    some_runs(tmp_path)
+    with pytest.raises(RunError, match=r"No run called 'nwe' here.\n  Runs in .*: old, mid, new\. Start one with"):
+        ledger.find_run("nwe", tmp_path)
+    with pytest.raises(RunError, match="none yet"):
+        ledger.find_run("latest", tmp_path / "empty")

@@ -306,12 +306,18 @@ def test_a_run_asked_to_stop_by_a_file_ends_in_order_and_goes_on_later(tmp_path:
 
 
 KILLER = """
-import os, signal, sys
+import os, random, signal, sys, time
 from pathlib import Path
-from selftaught import loop
+import pyarrow.parquet  # here, so that no child has to
+from selftaught import load, loop
 
-def attempt(folder, limit):
-    # A child that dies just before its limit-th durable act (a rename, or opening a file of the run to write).
+for family in ("engines", "methods", "tasks", "filters"):
+    for member in load.members(family):
+        load.member_class(family, member)
+
+def attempt(folder, limit, seconds=None):
+    # A child that dies just before its limit-th durable act (a rename, or opening a file of the run to write), or is
+    # killed after so many seconds.
     child = os.fork()
     if child == 0:
         seen = 0
@@ -326,6 +332,9 @@ def attempt(folder, limit):
         loop.run(folder)
         (folder.parent / "acts").write_text(str(seen))
         os._exit(0)
+    if seconds is not None:
+        time.sleep(seconds)
+        os.kill(child, signal.SIGKILL)
     return os.waitpid(child, 0)[1]
 
 root, recipe = Path(sys.argv[1]), Path(sys.argv[2]).read_bytes()
@@ -335,17 +344,24 @@ def prepare(name):
     folder.mkdir(parents=True)
     (folder / "recipe.yaml").write_bytes(recipe)
     return folder
+began = time.monotonic()
 assert attempt(prepare("whole"), None) == 0
+whole = time.monotonic() - began
 acts = int((root / "whole" / "acts").read_text())
-points = sorted({1 + i * (acts - 1) // 15 for i in range(16)})
-for point in points:
-    folder = prepare(f"killed-{point}")
-    assert os.WTERMSIG(attempt(folder, point)) == signal.SIGKILL
-    print(point, attempt(folder, None), flush=True)
+for act in range(1, acts + 1):
+    folder = prepare(f"act-{act}")
+    assert os.WTERMSIG(attempt(folder, act)) == signal.SIGKILL
+    print("act", act, attempt(folder, None), flush=True)
+moments = random.Random(20)
+for number in range(30):
+    folder = prepare(f"moment-{number}")
+    attempt(folder, None, moments.uniform(0, whole))
+    print("moment", number, attempt(folder, None), flush=True)
 """
 
 
 def test_killed_anywhere_and_run_again_it_is_the_same_bit_for_bit(tmp_path: Path) -> None:
+    """Scorecard row 1: at every durable act, and at thirty random moments."""
     recipe = small.prepared(tmp_path / "base", "tasks.train=20") / "recipe.yaml"
     found = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", KILLER, str(tmp_path / "runs"), str(recipe)],
@@ -354,15 +370,66 @@ def test_killed_anywhere_and_run_again_it_is_the_same_bit_for_bit(tmp_path: Path
     )  # fmt: skip
     assert found.returncode == 0, found.stderr
     lines = [line.split() for line in found.stdout.splitlines()]
-    assert len(lines) >= 15 and {status for _, status in lines} == {"0"}
+    assert len(lines) >= 40 + 30 and {status for *_, status in lines} == {"0"}
     whole = tmp_path / "runs" / "whole" / "run"
     assert ledger.read_run(whole).outcome == "proved"
-    for point, _ in lines:
-        folder = tmp_path / "runs" / f"killed-{point}" / "run"
-        assert (folder / "chain.jsonl").read_bytes() == (whole / "chain.jsonl").read_bytes(), f"killed at act {point}"
-        assert small.bytes_of(folder) == small.bytes_of(whole), f"killed at act {point}"
+    for kind, number, _ in lines:
+        folder = tmp_path / "runs" / f"{kind}-{number}" / "run"
+        said = f"killed at {kind} {number}"
+        assert (folder / "chain.jsonl").read_bytes() == (whole / "chain.jsonl").read_bytes(), said
+        assert small.bytes_of(folder) == small.bytes_of(whole), said
         looks = ledger.read_lines(folder.parent / "looks.jsonl")
-        assert [e["look"] for e in looks] == [1], f"killed at act {point}: one look, not two"
+        assert [e["look"] for e in looks] == [1], f"{said}: one look, not two"
+
+
+FILLER = """
+import errno, os, sys
+from pathlib import Path
+from selftaught import ledger, loop
+from selftaught.errors import DiskFull
+
+root, recipe = Path(sys.argv[1]), Path(sys.argv[2]).read_bytes()
+full, seen, folder = None, 0, root
+def watch(event, args):
+    global seen
+    opened = event == "open" and str(folder.parent) in str(args[0])
+    if opened and (args[2] or 0) & (os.O_WRONLY | os.O_RDWR) or event in ("os.rename", "os.truncate"):
+        seen += 1
+        if full is not None and seen >= full:  # full it stays, until space is made
+            raise OSError(errno.ENOSPC, "No space left on device")
+sys.addaudithook(watch)
+def prepare(name):
+    global folder, seen
+    folder, seen = root / name / "run", 0
+    folder.mkdir(parents=True)
+    (folder / "recipe.yaml").write_bytes(recipe)
+    seen = 0
+    return folder
+loop.run(prepare("whole"))
+for act in range(1, seen + 1, 2):
+    prepare(f"full-{act}")
+    full = act
+    try:
+        loop.run(folder)
+        print(act, "nothing was full")
+    except DiskFull as error:
+        full = None
+        print(act, "MB are free" in str(error) and loop.run(folder).decision.outcome, flush=True)
+"""
+
+
+def test_a_full_disk_at_any_write_pauses_the_run_and_loses_nothing(tmp_path: Path) -> None:
+    """Scorecard row 5."""
+    recipe = small.prepared(tmp_path / "base", "tasks.train=20") / "recipe.yaml"
+    found = subprocess.run([sys.executable, "-W", "ignore", "-c", FILLER, str(tmp_path / "runs"), str(recipe)],
+                           env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+                           capture_output=True, text=True, timeout=300, check=False)  # fmt: skip
+    assert found.returncode == 0, found.stderr
+    lines = [line.split() for line in found.stdout.splitlines()]
+    assert len(lines) > 20 and {outcome for _, outcome in lines} == {"proved"}, found.stdout
+    whole = tmp_path / "runs" / "whole" / "run"
+    for act, _ in lines:
+        assert small.bytes_of(tmp_path / "runs" / f"full-{act}" / "run") == small.bytes_of(whole), f"full at act {act}"
 
 
 # ---------------------------------------------------------------- resumed

@@ -361,31 +361,6 @@ def test_reports_come_back_as_they_were(tmp_path: Path) -> None:
     assert read_report(tmp_path / "report.json") == report
 
 
-# ---------------------------------------------------------------- finding runs
-
-
-def some_runs(root: Path) -> None:
-    for age, name in enumerate(["old", "mid", "new"]):
-        write_file(root / name / "recipe.yaml", b"")
-        os.utime(root / name / "recipe.yaml", (1000 + age, 1000 + age))
-
-
-def test_a_run_is_found_by_name_path_and_latest(tmp_path: Path) -> None:
-    some_runs(tmp_path)
-    assert [p.name for p in store.list_runs(tmp_path)] == ["old", "mid", "new"]
-    assert store.find_run("mid", tmp_path) == tmp_path / "mid"
-    assert store.find_run(str(tmp_path / "old"), Path("elsewhere")) == tmp_path / "old"
-    assert store.find_run("latest", tmp_path) == tmp_path / "new"
-
-
-def test_a_run_that_is_not_there_gets_the_names_that_are(tmp_path: Path) -> None:
-    some_runs(tmp_path)
-    with pytest.raises(RunError, match=r"No run called 'nwe' here.\n  Runs in .*: old, mid, new\. Start one with"):
-        store.find_run("nwe", tmp_path)
-    with pytest.raises(RunError, match="none yet"):
-        store.find_run("latest", tmp_path / "empty")
-
-
 def test_chunks_cover_everything_in_order() -> None:
     assert [list(c) for c in store.chunks([1, 2, 3, 4, 5], 2)] == [[1, 2], [3, 4], [5]]
     assert list(store.chunks([], 2)) == []

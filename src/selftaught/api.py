@@ -36,8 +36,8 @@ from selftaught.errors import (
     SelftaughtError,
     Stopped,
 )
-from selftaught.ledger import RunRecord, is_locked, read_run
-from selftaught.store import find_run, list_runs, write_file
+from selftaught.ledger import RunRecord, find_run, is_locked, list_runs, read_run
+from selftaught.store import write_file
 from selftaught.view import Silent, View
 
 if TYPE_CHECKING:

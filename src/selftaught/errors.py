@@ -5,7 +5,8 @@
     ├── DataError                   exit code 2   a file of questions cannot be used as it is
     ├── ModelError                  exit code 2   a model folder or id cannot be used
     ├── RunError                    exit code 2   a run folder cannot be found or used
-    │   └── RunLocked               exit code 6   another process works in the run folder
+    │   ├── RunLocked               exit code 6   another process works in the run folder
+    │   └── DiskFull                exit code 3   paused: nothing more can be written; what is finished is kept
     ├── IntegrityError              exit code 7   something on disk is not what the record says
     └── NonFiniteError              exit code 1   training left the numbers; the round is rejected, nothing is published
 
@@ -55,6 +56,10 @@ class RunError(SelftaughtError):
 
 class RunLocked(RunError):
     exit_code = 6
+
+
+class DiskFull(RunError):
+    exit_code = 3
 
 
 class IntegrityError(SelftaughtError):

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from selftaught.config import Recipe, read_recipe
-from selftaught.errors import IntegrityError, SelftaughtError
-from selftaught.store import Store, append_line, check_files, list_runs, make_folder, mend, read_chain, read_lines
+from selftaught.errors import IntegrityError, RunError, SelftaughtError
+from selftaught.store import Store, append_line, check_files, make_folder, mend, read_chain, read_lines
 from selftaught.types import Decision, Labels, Metric, Report, Round, Rule, as_json
 
 LOOKS = "looks.jsonl"
@@ -136,6 +136,24 @@ def read_runs(root: Path) -> list[RunRecord]:
         with suppress(SelftaughtError):
             found.append(read_run(folder))
     return found
+
+
+def find_run(name: str, root: Path) -> Path:
+    """The folder of a run, by path or by name under ``root``; "latest" is the newest. Raises RunError with names."""
+    for candidate in (Path(name), root / name):
+        if (candidate / "recipe.yaml").is_file():
+            return candidate
+    known = list_runs(root)
+    if name == "latest" and known:
+        return known[-1]
+    names = ", ".join(p.name for p in known[-5:]) or "none yet"
+    raise RunError(f"No run called {name!r} here.", hint=f"Runs in {root}: {names}. Start one with: selftaught run")
+
+
+def list_runs(root: Path) -> list[Path]:
+    """Run folders under ``root``, oldest first."""
+    found = [p.parent for p in root.glob("*/recipe.yaml")] if root.is_dir() else []
+    return sorted(found, key=lambda p: ((p / "recipe.yaml").stat().st_mtime, p.name))
 
 
 def is_locked(folder: Path) -> bool:

@@ -6,19 +6,21 @@ Running a folder again goes on where it ended and comes to the same chain, bit f
 from __future__ import annotations
 
 import platform
+import shutil
 import traceback
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from selftaught import budget, gate, ledger, load
 from selftaught.config import Recipe, to_yaml
 from selftaught.engines.base import Engine, StopToken, never
-from selftaught.errors import ModelError, RunError, SelftaughtError, Stopped
+from selftaught.errors import DiskFull, ModelError, RunError, SelftaughtError, Stopped
 from selftaught.rollout import NO_ROOM, rollout
 from selftaught.round import Transaction, guard_margins
 from selftaught.settle import settle
-from selftaught.store import Store, write_file
+from selftaught.store import Store, disk_is_full, write_file
 from selftaught.tasks.base import Checker, TaskSet, sizes
 from selftaught.types import Checkpoint, Round, Task
 from selftaught.view import Silent, View
@@ -97,8 +99,22 @@ def run(folder: Path, *, view: View | None = None, stop: StopToken = never, engi
     """Run a prepared folder to its end, or go on with it. Returns the recorded round.
 
     Raises Stopped soon after ``stop()`` is true or a file ``stop`` lies in the folder (everything finished is kept),
-    RunLocked when another process works here, IntegrityError when something on disk is not what the record says.
+    RunLocked when another process works here, IntegrityError when something on disk is not what the record says,
+    DiskFull when nothing more can be written.
     """
+    try:
+        return _run(folder, view or Silent(), stop, engine)
+    except Exception as error:
+        if not disk_is_full(error):
+            raise
+        free = shutil.disk_usage(folder).free / 1e6
+        raise DiskFull(
+            f"Nothing more can be written to {folder}, {free:,.0f} MB are free there: {error}",
+            hint="Free some space and go on; what is finished is kept.",
+        ) from error
+
+
+def _run(folder: Path, view: View, stop: StopToken, engine: Engine | None) -> Round:
     recipe = ledger.read_run(folder).recipe
     with Store(folder) as store:
         asked = folder / STOP
@@ -109,16 +125,17 @@ def run(folder: Path, *, view: View | None = None, stop: StopToken = never, engi
         store.journal("resumed" if store.chain else "started", python=platform.python_version())
         engine = engine or make_engine(recipe)
         try:
-            done = Transaction(store, recipe, engine, load_whole(recipe), view or Silent(),
-                               lambda: stop() or asked.exists()).run()  # fmt: skip
+            told = lambda: stop() or asked.exists()  # noqa: E731
+            done = Transaction(store, recipe, engine, load_whole(recipe), view, told).run()
         except (Stopped, KeyboardInterrupt):
             store.journal("stopped")
             raise
         except SelftaughtError as error:
             store.journal("broken", error=str(error))
             raise
-        except Exception:
-            store.journal("broken", error=traceback.format_exc())
+        except Exception as error:
+            with suppress(OSError):  # on a full disk not even this goes
+                store.journal("paused" if disk_is_full(error) else "broken", error=traceback.format_exc())
             raise
         finally:
             engine.close()

@@ -12,6 +12,7 @@ SHA-256. So resuming is: ask for each unit again, and make only the ones that ar
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import json
@@ -111,6 +112,13 @@ def append_line(path: Path, record: Mapping[str, Any]) -> None:
         os.close(handle)
     if new:
         fsync_path(path.parent)
+
+
+def disk_is_full(error: Exception) -> bool:
+    """Whether ``error`` says that no more can be written: no space, over quota, or over a limit on file size."""
+    full = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    said = str(error)  # safetensors reports it in words
+    return (isinstance(error, OSError) and error.errno in full) or any(f"os error {code}" in said for code in full)
 
 
 def mend(path: Path) -> None:
@@ -370,24 +378,6 @@ def read_chain(folder: Path) -> list[dict[str, Any]]:
 
 def _stays_inside(name: str) -> bool:
     return not PurePosixPath(name).is_absolute() and ".." not in PurePosixPath(name).parts
-
-
-def find_run(name: str, root: Path) -> Path:
-    """The folder of a run, by path or by name under ``root``; "latest" is the newest. Raises RunError with names."""
-    for candidate in (Path(name), root / name):
-        if (candidate / "recipe.yaml").is_file():
-            return candidate
-    known = list_runs(root)
-    if name == "latest" and known:
-        return known[-1]
-    names = ", ".join(p.name for p in known[-5:]) or "none yet"
-    raise RunError(f"No run called {name!r} here.", hint=f"Runs in {root}: {names}. Start one with: selftaught run")
-
-
-def list_runs(root: Path) -> list[Path]:
-    """Run folders under ``root``, oldest first."""
-    found = [p.parent for p in root.glob("*/recipe.yaml")] if root.is_dir() else []
-    return sorted(found, key=lambda p: ((p / "recipe.yaml").stat().st_mtime, p.name))
 
 
 def chunks(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:

@@ -17,7 +17,7 @@ from selftaught.errors import ModelError
 from selftaught.store import folder_digest
 from selftaught.types import Checkpoint, Message, digest
 
-TEMPLATE_SECONDS = 10.0  # a chat template may take for one prompt
+TEMPLATE_SECONDS = 5.0  # a chat template may take for one prompt
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".h5", ".msgpack")
 
 
