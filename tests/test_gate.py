@@ -281,7 +281,10 @@ def test_a_gain_that_costs_a_guard_is_rejected() -> None:
 def test_no_labelled_questions_is_unproven() -> None:
     for primary in (None, (report([]), report([]))):
         decision = gate.decide(CONFIG, primary, {"sort": HELD})
-        assert (decision.outcome, decision.reason) == ("unproven", "no labelled questions: nothing can show a gain")
+        assert (decision.outcome, decision.reason) == (
+            "unproven",
+            "no labelled questions on dev: nothing can show a gain",
+        )
         assert [r.name for r in decision.rules] == ["guard: sort"]
 
 
@@ -317,6 +320,38 @@ def test_a_guard_with_too_few_items_to_pass_is_unproven_not_rejected() -> None:
     assert gate.decide(CONFIG, gain, {"sort": (*pair(0, 9, 41, 0), 0.03)}).outcome == "rejected", "it got worse"
 
 
+def test_a_guard_with_too_few_items_is_unproven_however_small_or_absent_the_gain_is() -> None:
+    few = {"sort": (*pair(0, 0, 50, 0), 0.03)}
+    small_gain = pair(200, 100, 2500, 2200)
+    assert gate.decide(CONFIG, small_gain, {}).outcome == "accepted"
+    for primary in (small_gain, None):
+        assert gate.decide(CONFIG, primary, few).outcome == "unproven"
+    assert gate.decide(CONFIG, pair(50, 50, 500, 400), few).outcome == "rejected", "there was no gain on enough items"
+
+
+def test_a_guard_whose_items_belong_together_is_tested_by_group() -> None:
+    """A true loss of the margin, the same for a passage's 20 questions, passes no more often than alpha."""
+    generator = np.random.default_rng(8)
+    groups = tuple(f"passage {i // 20}" for i in range(1000))
+    passed = 0
+    for _ in range(300):
+        change = np.repeat(generator.choice([1.0, -1.0, 0.0], 50, p=[0.1, 0.13, 0.77]), 20)
+        before = report([0.0 if c > 0 else 1.0 for c in change], list(groups))
+        after = report([0.0 if c < 0 else 1.0 for c in change], list(groups))
+        passed += gate.guard_rule("guard", before, after, 0.03, 0.05).passed
+    assert passed / 300 <= 0.05 + 2.6 * math.sqrt(0.05 * 0.95 / 300), f"{passed} of 300 (items alone: a third)"
+    held = gate.guard_rule("guard", report([1.0] * 1000, list(groups)), report([1.0] * 1000, list(groups)), 0.03, 0.05)
+    assert held.passed, "nothing changed in 50 groups"
+
+
+def test_groups_and_not_their_items_are_counted() -> None:
+    assert gate.units([None, None, "a", "a", "b", None]) == 5
+    four = tuple(f"passage {i % 4}" for i in range(40))
+    same = (_grouped(report([1.0] * 40), four), _grouped(report([1.0] * 40), four))
+    decision = gate.decide(CONFIG, BETTER, {"guard": (*same, 0.03)})
+    assert decision.reason == "too few labelled items to know: guard: guard has 4 groups and needs 5"
+
+
 def test_too_few_questions_but_fewer_right_is_rejected() -> None:
     assert gate.decide(CONFIG, pair(3, 6, 50, 41), {}).outcome == "rejected"
 
@@ -332,7 +367,8 @@ def test_items_with_groups_are_tested_by_group() -> None:
     groups = tuple(f"passage {i % 4}" for i in range(40))
     decision = gate.decide(CONFIG, (_grouped(before, groups), _grouped(after, groups)), {})
     assert decision.outcome != "accepted", "40 wins on four passages are four wins"
-    assert "sign-flip over groups p = 0.06" in decision.rules[0].detail
+    assert "sign-flip over 4 groups p = 0.06" in decision.rules[0].detail
+    assert decision.outcome == "unproven" and "gain on dev has 4 groups and needs 776" in decision.reason
 
 
 def _grouped(plain: Report, groups: tuple[str, ...]) -> Report:

@@ -188,7 +188,7 @@ def test_a_guard_file_guards(tmp_path: Path) -> None:
 def test_a_file_without_an_answer_is_learned_from_and_unproven(tmp_path: Path) -> None:
     record = own(tmp_path, labelled=0)
     assert record.outcome == "unproven"
-    assert record.rounds[0].decision.reason == "no labelled questions: nothing can show a gain"
+    assert record.rounds[0].decision.reason == "no labelled questions on dev: nothing can show a gain"
     assert record.rounds[0].labels == Labels(), "there was none to use"
     assert record.kept is not None
 

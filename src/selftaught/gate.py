@@ -200,23 +200,39 @@ def needed(config: GateConfig, guards: Mapping[str, float]) -> dict[str, int]:
 def gain_rule(name: str, before: Report, after: Report, alpha: float) -> Rule:
     """The primary claim on one holdout: the candidate answers more of the same items right."""
     wins, losses = _paired(before, after)
-    grouped = any(g is not None for g in before.groups)
-    p = sign_flip(before.scores, after.scores, before.groups) if grouped else mcnemar(wins, losses)
-    test = "sign-flip over groups" if grouped else "exact McNemar"
+    if grouped(before):
+        p, test = sign_flip(before.scores, after.scores, before.groups), f"sign-flip over {units(before.groups)} groups"
+    else:
+        p, test = mcnemar(wins, losses), "exact McNemar"
     detail = f"{wins} won, {losses} lost of {len(before.scores)}; {test} p = {p:.2g}, must be at most {alpha:.3g}"
     return Rule(name, _mean(before), _mean(after), p <= alpha, detail)
 
 
 def guard_rule(name: str, before: Report, after: Report, margin: float, alpha: float) -> Rule:
-    """Non-inferiority: a loss of ``margin`` or more is rejected at ``alpha``."""
+    """Non-inferiority: a loss of ``margin`` or more is rejected at ``alpha``.
+
+    Tango's statistic on items; where items carry a group, a sign-flip test of whether the groups lost ``margin``.
+    """
     wins, losses = _paired(before, after)
     n = len(before.scores)
-    p = 1 - NormalDist().cdf(tango(wins, losses, n, -margin)) if n else 1.0
+    if grouped(before):
+        p = sign_flip(before.scores, [a + margin for a in after.scores], before.groups)
+    else:
+        p = 1 - NormalDist().cdf(tango(wins, losses, n, -margin)) if n else 1.0
     detail = (
         f"{wins} won, {losses} lost of {n}; a loss of {100 * margin:g} points or more has p = {p:.2g}, "
         f"must be at most {alpha:.3g}"
     )
     return Rule(name, _mean(before), _mean(after), p <= alpha, detail)
+
+
+def grouped(report: Report) -> bool:
+    return any(g is not None for g in report.groups)
+
+
+def units(groups: Sequence[str | None]) -> int:
+    """What is counted as independent: each group once, and each item without one."""
+    return len({g for g in groups if g is not None}) + sum(g is None for g in groups)
 
 
 def _paired(before: Report, after: Report) -> tuple[int, int]:
@@ -245,29 +261,51 @@ def decide(
     """
     guard_rules = [guard_rule(f"guard: {n}", b, a, m, config.alpha) for n, (b, a, m) in guards.items()]
     if primary is None or not primary[0].scores:
-        return _without_labels(guard_rules)
+        return _without_labels(guard_rules, _short_of_items(guard_rules, config, guards))
     gain = gain_rule("gain on dev", *primary, config.alpha)
     rules = (gain, *guard_rules)
     failed = _failed(rules)
     if not failed:
         return Decision("accepted", rules, "the gain on dev is significant and every guard held")
-    counts = {gain.name: len(primary[0].scores)} | {f"guard: {n}": len(b.scores) for n, (b, _, _) in guards.items()}
-    needs = {gain.name: _items_for(config)} | {
-        f"guard: {n}": guard_items(m, config.alpha) for n, (*_, m) in guards.items()
-    }
-    unknown = [r.name for r in rules if not r.passed and counts[r.name] < needs[r.name] and not _worse(r)]
-    if _ruled_out(primary, config.min_gain):
-        unknown = []
-    if unknown == failed:
-        said = "; ".join(f"{name} has {counts[name]} labelled items and needs {needs[name]}" for name in unknown)
+    short = _short_of_items(guard_rules, config, guards)
+    if not (gain.passed or _worse(gain) or _ruled_out(primary, config.min_gain)):
+        have, need = units(primary[0].groups), _items_for(config)
+        short |= {gain.name: f"{have} {_unit(primary[0])} and needs {need}"} if have < need else {}
+    if set(short) == set(failed):
+        said = "; ".join(f"{name} has {what}" for name, what in short.items())
         return Decision("unproven", rules, f"too few labelled items to know: {said}")
     return Decision("rejected", rules, "did not pass: " + ", ".join(failed))
 
 
+def _short_of_items(
+    rules: Sequence[Rule], config: GateConfig, guards: Mapping[str, tuple[Report, Report, float]]
+) -> dict[str, str]:
+    """Rule -> what it has and what it needs, of the guards that did not pass and could not, had nothing changed."""
+    short = {}
+    for rule, (before, _, margin) in zip(rules, guards.values(), strict=True):
+        have = units(before.groups)
+        need = _groups_for(config.alpha) if grouped(before) else guard_items(margin, config.alpha)
+        if not rule.passed and not _worse(rule) and have < need:
+            short[rule.name] = f"{have} {_unit(before)} and needs {need}"
+    return short
+
+
+def _unit(report: Report) -> str:
+    return "groups" if grouped(report) else "labelled items"
+
+
+def _groups_for(alpha: float) -> int:
+    """Fewest groups with which a sign-flip test can reach ``alpha``: all of them have to point one way."""
+    return math.ceil(-math.log2(alpha))
+
+
 def _ruled_out(primary: tuple[Report, Report], gain: float) -> bool:
-    """Whether even so few items show that the true gain is smaller than the one looked for (95 % paired interval)."""
+    """Whether even so few items show that the true gain is smaller than the one looked for (95 % paired interval).
+
+    The interval counts items as independent, so items in groups rule nothing out.
+    """
     wins, losses = _paired(*primary)
-    return paired_interval(wins, losses, len(primary[0].scores))[1] < gain
+    return not grouped(primary[0]) and paired_interval(wins, losses, len(primary[0].scores))[1] < gain
 
 
 def _items_for(config: GateConfig) -> int:
@@ -285,10 +323,10 @@ def _failed(rules: Sequence[Rule]) -> list[str]:
     return [r.name for r in rules if not r.passed]
 
 
-def _without_labels(guards: Sequence[Rule]) -> Decision:
+def _without_labels(guards: Sequence[Rule], short: Mapping[str, str]) -> Decision:
     """No labelled question can show a gain; a guard can still show a loss."""
-    reason = "no labelled questions: nothing can show a gain"
-    if failed := _failed(guards):
+    reason = "no labelled questions on dev: nothing can show a gain"
+    if failed := [name for name in _failed(guards) if name not in short]:
         return Decision("rejected", tuple(guards), f"{reason}, and did not pass: " + ", ".join(failed))
     return Decision("unproven", tuple(guards), reason)
 

@@ -56,7 +56,7 @@ def _points(gain: float | None) -> str:
 
 def look(path: Path, model: str | None = None, seed: int = 0) -> Findings:
     """Read and split ``path`` as a run would. Raises DataError as that run would."""
-    from selftaught.gate import smallest_gain
+    from selftaught.gate import smallest_gain, units
 
     source = Jsonl(Jsonl.Options(path=str(path)))
     files = source.read()
@@ -75,8 +75,8 @@ def look(path: Path, model: str | None = None, seed: int = 0) -> Findings:
         checker=checker,
         example=Task(first.prompt, first.gold, checker, group=first.group, source=first.source),
         sizes=sizes(tasks),
-        dev_gain=smallest_gain(len(tasks.dev), gate.alpha),
-        vault_gain=smallest_gain(len(tasks.vault), gate.alpha / gate.looks),
+        dev_gain=smallest_gain(units([t.group for t in tasks.dev]), gate.alpha),
+        vault_gain=smallest_gain(units([t.group for t in tasks.vault]), gate.alpha / gate.looks),
         notes=(*tasks.notes, *_warnings(questions, checker)),
         model=model,
     )

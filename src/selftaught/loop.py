@@ -8,7 +8,7 @@ from __future__ import annotations
 import platform
 import shutil
 import traceback
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -65,10 +65,15 @@ def plan(recipe: Recipe, engine: Engine | None = None) -> Plan:
         engine.close()
     tasks = budget.trim(whole, fitted)
     provable = {
-        "dev": gate.smallest_gain(len(tasks.dev), fitted.gate.alpha),
-        "vault": gate.smallest_gain(len(tasks.vault), fitted.gate.alpha / fitted.gate.looks),
+        "dev": gate.smallest_gain(units(tasks.dev), fitted.gate.alpha),
+        "vault": gate.smallest_gain(units(tasks.vault), fitted.gate.alpha / fitted.gate.looks),
     }
     return Plan(fitted, sizes(tasks), provable, gate.needed(fitted.gate, margins), (*notes, *more, *tasks.notes))
+
+
+def units(tasks: Sequence[Task]) -> int:
+    """Independent items: questions, but a group counts once."""
+    return gate.units([t.group for t in tasks])
 
 
 def prepare(recipe: Recipe, folder: Path, engine: Engine | None = None) -> Recipe:
