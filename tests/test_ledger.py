@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import subprocess
 import sys
 from functools import partial
@@ -24,7 +25,7 @@ import sys
 from pathlib import Path
 from selftaught.ledger import spend_look
 sys.stdin.readline()
-print(spend_look(Path(sys.argv[1]), "vault", sys.argv[2], "run"))
+print(spend_look(Path(sys.argv[1]), ["vault"], sys.argv[2], "run"))
 """
 
 
@@ -161,23 +162,54 @@ def test_one_damaged_run_hides_no_other(tmp_path: Path) -> None:
 
 def test_looks_are_counted_over_every_run_on_the_vault(tmp_path: Path) -> None:
     registry = tmp_path / "beside" / "looks.jsonl"
-    assert [spend_look(registry, "v", c, run) for c, run in [("a", "r1"), ("b", "r1"), ("c", "r2")]] == [1, 2, 3]
-    assert spend_look(registry, "another vault", "a", "r1") == 1
+    assert [spend_look(registry, ["v"], c, run) for c, run in [("a", "r1"), ("b", "r1"), ("c", "r2")]] == [1, 2, 3]
+    assert spend_look(registry, ["another vault"], "a", "r1") == 1
 
 
 def test_the_same_candidate_is_not_charged_twice(tmp_path: Path) -> None:
     registry = tmp_path / "looks.jsonl"
-    looks = [spend_look(registry, "v", c, "r") for c in ("a", "b", "a", "b", "c", "a")]
+    looks = [spend_look(registry, ["v"], c, "r") for c in ("a", "b", "a", "b", "c", "a")]
     assert looks == [1, 2, 1, 2, 3, 1]
     assert [e["look"] for e in read_lines(registry)] == [1, 2, 3]
 
 
+def test_a_row_more_or_another_split_does_not_make_a_new_vault(tmp_path: Path) -> None:
+    registry, generator = tmp_path / "looks.jsonl", random.Random(9)
+    questions = [f"{generator.getrandbits(64):016x}" for _ in range(3000)]
+    vault = questions[:1000]
+    assert spend_look(registry, vault, "a", "r") == 1
+    assert spend_look(registry, [*vault[:-3], *questions[1000:1005]], "b", "r") == 2, "a few rows changed"
+    assert spend_look(registry, generator.sample(questions, 1000), "c", "r") == 3, "a split that shares a third"
+    assert spend_look(registry, questions[1000:2000], "d", "r") < 4, "hardly shared with the first, but with the others"
+    assert spend_look(registry, [f"{generator.getrandbits(64):016x}" for _ in range(1000)], "e", "r") == 1, "all new"
+
+
+def test_more_looks_later_buy_no_more_alpha(tmp_path: Path) -> None:
+    registry = tmp_path / "looks.jsonl"
+    third, hundredth = 0.05 / 3, 0.05 / 100
+    assert [spend_look(registry, ["v"], c, "r", share=third) for c in "abc"] == [1, 2, 3]
+    assert spend_look(registry, ["v"], "d", "r", share=hundredth) == 101
+    assert spend_look(tmp_path / "other", ["v"], "a", "r", share=hundredth) == 1
+    assert spend_look(tmp_path / "other", ["v"], "b", "r", share=third) == 3 - 1, "a small look uses up a large one"
+
+
+def test_the_same_candidate_on_more_of_the_vault_is_another_look(tmp_path: Path) -> None:
+    registry = tmp_path / "looks.jsonl"
+    assert [spend_look(registry, ["v"], "a", "r", asked=half) for half in ("half", "whole", "half")] == [1, 2, 1]
+
+
+def test_a_registry_that_cannot_be_written_is_an_error_of_ours(tmp_path: Path) -> None:
+    (tmp_path / "looks.jsonl.lock").mkdir()
+    with pytest.raises(RunError, match=r"looks.jsonl, which cannot be written: Is a directory"):
+        spend_look(tmp_path / "looks.jsonl", ["v"], "a", "r")
+
+
 def test_a_torn_look_is_taken_again(tmp_path: Path) -> None:
     registry = tmp_path / "looks.jsonl"
-    spend_look(registry, "v", "a", "r")
+    spend_look(registry, ["v"], "a", "r")
     with registry.open("ab") as file:
         file.write(b'{"vault":"v","candi')
-    assert spend_look(registry, "v", "b", "r") == 2
+    assert spend_look(registry, ["v"], "b", "r") == 2
     assert [e["candidate"] for e in read_lines(registry)] == ["a", "b"]
 
 
@@ -185,7 +217,7 @@ def test_a_line_that_is_no_look_is_named(tmp_path: Path) -> None:
     registry = tmp_path / "looks.jsonl"
     registry.write_text(json.dumps({"vault": "v"}) + "\n")
     with pytest.raises(IntegrityError, match=r"looks.jsonl, line 1: not a look"):
-        spend_look(registry, "v", "a", "r")
+        spend_look(registry, ["v"], "a", "r")
 
 
 def test_processes_that_look_at_once_get_looks_of_their_own(tmp_path: Path) -> None:
@@ -207,7 +239,7 @@ def test_processes_that_look_at_once_get_looks_of_their_own(tmp_path: Path) -> N
         looker.stdin.flush()
     looks = [int(looker.communicate()[0]) for looker in lookers]
     assert sorted(looks) == [1, 2, 3, 4, 5, 6]
-    assert [spend_look(registry, "vault", name, "again") for name in names] == looks, "and keep them"
+    assert [spend_look(registry, ["vault"], name, "again") for name in names] == looks, "and keep them"
 
 
 # ---------------------------------------------------------------- finding runs

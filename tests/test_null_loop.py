@@ -36,13 +36,13 @@ def judge(before: Suites, after: Suites, registry: Path, name: str) -> Decision:
     )
     if decision.outcome != "accepted":
         return decision
-    look = ledger.spend_look(registry, "vault", name, "run")
+    look = ledger.spend_look(registry, ["vault"], name, "run")
     return gate.prove(decision, CONFIG, report(before["vault"]), report(after["vault"]), look)
 
 
 def look_at_once(before: Suites, after: Suites, registry: Path, name: str) -> Decision:
     """The worst case for the vault: every candidate gets there, so every look is used."""
-    look = ledger.spend_look(registry, "vault", name, "run")
+    look = ledger.spend_look(registry, ["vault"], name, "run")
     return gate.prove(Decision("accepted", (), ""), CONFIG, report(before["vault"]), report(after["vault"]), look)
 
 

@@ -118,7 +118,7 @@ def work(root: Path) -> list[int]:
         opened.journal("started")
         for number in range(3):
             opened.unit("rollouts", number, f"round-000/rollouts/{number}", lambda out, n=number: _unit(out, n))
-        look = ledger.spend_look(root / "looks.jsonl", "vault", "candidate", "run")
+        look = ledger.spend_look(root / "looks.jsonl", ["vault"], "candidate", "run")
         opened.unit("evaluation", 0, "round-000/evaluate", lambda out: _unit(out, 9))
         if not any(e["kind"] == "round" for e in opened.chain):
             opened.append("round", "round-000", {"round": {"index": 0}})

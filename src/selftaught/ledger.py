@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import math
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, fields
@@ -17,10 +18,11 @@ from typing import Any
 
 from selftaught.config import Recipe, read_recipe
 from selftaught.errors import IntegrityError, RunError, SelftaughtError
-from selftaught.store import Store, append_line, check_files, make_folder, mend, read_chain, read_lines
-from selftaught.types import Decision, Labels, Metric, Report, Round, Rule, as_json
+from selftaught.store import Store, append_line, check_files, disk_is_full, make_folder, mend, read_chain, read_lines
+from selftaught.types import Decision, Labels, Metric, Report, Round, Rule, as_json, digest
 
 LOOKS = "looks.jsonl"
+SKETCH = 128  # question ids by which a vault is known again
 ENDS = ("stopped", "broken", "paused")  # journal events with which an attempt ends before its round is recorded
 GOOD = ("accepted", "proved", "promoted")
 # 2 usage, 6 locked, 7 integrity: errors.py
@@ -180,26 +182,57 @@ def registry(recipe: Recipe, folder: Path) -> Path:
     return path.with_name(f".{path.name}.{LOOKS}")
 
 
-def spend_look(registry: Path, vault: str, candidate: str, run: str) -> int:
-    """Which look at this vault this candidate is (1, 2, ...), shared by every run that uses the same questions.
+def spend_look(
+    registry: Path, vault: Sequence[str], candidate: str, run: str, *, share: float = 1.0, asked: str = ""
+) -> int:
+    """Which look (1, 2, ...) at this vault this candidate is, shared by every run that uses these questions.
 
-    ``registry`` lies beside the data. The same candidate's look is counted once, so a resumed or repeated run is not
-    charged twice. The look is on disk before its result is known.
+    ``vault`` holds the ids of all its questions; a vault that shares a tenth of them or more is the same one, so that
+    a row more or another seed for the split does not make it new. ``share`` is the part of alpha that a look may use
+    (alpha / K): what earlier looks used counts in full, so that a larger K later buys none. The same candidate on the
+    same questions (``asked``) is counted once, so a resumed or repeated run is not charged twice. The look is on disk
+    before its result is known. ``registry`` lies beside the data.
     """
-    make_folder(registry.parent)
-    with registry.with_name(registry.name + ".lock").open("a") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        mend(registry)
-        seen: list[str] = [e["candidate"] for e in _looks(registry) if e["vault"] == vault]
-        if candidate not in seen:
-            append_line(registry, {"vault": vault, "candidate": candidate, "look": len(seen) + 1, "run": run})
-            seen.append(candidate)
-        return seen.index(candidate) + 1
+    try:
+        make_folder(registry.parent)
+        with registry.with_name(registry.name + ".lock").open("a") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            mend(registry)
+            earlier = looks_at(registry, vault)
+            for entry in earlier:
+                if (entry["candidate"], entry.get("asked", "")) == (candidate, asked):
+                    return int(entry["look"])
+            look = 1 + math.ceil(sum(e.get("share", share) for e in earlier) / share - 1e-9)
+            entry = {"vault": digest(sorted(vault)), "sketch": _sketch(vault), "asked": asked, "share": share}
+            append_line(registry, {**entry, "candidate": candidate, "look": look, "run": run})
+    except OSError as error:
+        if disk_is_full(error):
+            raise
+        raise RunError(f"Looks at the vault are counted in {registry}, which cannot be written: {error.strerror}.",
+                       hint="Allow it, or copy the questions to a folder of your own.") from error  # fmt: skip
+    return look
+
+
+def looks_at(registry: Path, vault: Sequence[str]) -> list[dict[str, Any]]:
+    """The looks so far at the vault with these question ids, or at one that shares a tenth of its questions."""
+    name, sketch = digest(sorted(vault)), set(_sketch(vault))
+    return [e for e in _looks(registry) if e["vault"] == name or _overlap(sketch, set(e.get("sketch", ()))) >= 0.1]
+
+
+def _sketch(vault: Sequence[str]) -> list[str]:
+    """The smallest ids, which stand for all (bottom-k sampling, Cohen and Kaplan 2007); ids are hashes already."""
+    return sorted(vault)[:SKETCH]
+
+
+def _overlap(one: set[str], other: set[str]) -> float:
+    """Estimated share of the questions of both that stand in each: common ones among the smallest of the union."""
+    smallest = sorted(one | other)[: max(len(one), len(other))]
+    return sum(q in one and q in other for q in smallest) / len(smallest) if smallest else 0.0
 
 
 def _looks(registry: Path) -> list[dict[str, Any]]:
     entries = read_lines(registry)
     for number, entry in enumerate(entries, start=1):
-        if not {"vault", "candidate"} <= entry.keys():
+        if not {"vault", "candidate", "look"} <= entry.keys():
             raise IntegrityError(f"{registry}, line {number}: not a look.", hint="Restore the file from a copy.")
     return entries

@@ -68,7 +68,21 @@ def plan(recipe: Recipe, engine: Engine | None = None) -> Plan:
         "dev": gate.smallest_gain(units(tasks.dev), fitted.gate.alpha),
         "vault": gate.smallest_gain(units(tasks.vault), fitted.gate.alpha / fitted.gate.looks),
     }
-    return Plan(fitted, sizes(tasks), provable, gate.needed(fitted.gate, margins), (*notes, *more, *tasks.notes))
+    spent = _spent(fitted, whole)
+    if spent >= fitted.gate.looks:
+        provable["vault"] = None
+    looked = (f"{spent} of {fitted.gate.looks} looks at this vault are spent",) if spent else ()
+    needed = gate.needed(fitted.gate, margins)
+    return Plan(fitted, sizes(tasks), provable, needed, (*notes, *more, *tasks.notes, *looked))
+
+
+def _spent(recipe: Recipe, whole: TaskSet) -> int:
+    """Looks that are spent on the vault of a user's file, in looks of this recipe."""
+    if not (recipe.tasks.options.get("path") and whole.vault):
+        return 0
+    share = recipe.gate.alpha / recipe.gate.looks
+    earlier = ledger.looks_at(ledger.registry(recipe, Path()), [t.id for t in whole.vault])
+    return round(sum(e.get("share", share) for e in earlier) / share)
 
 
 def units(tasks: Sequence[Task]) -> int:

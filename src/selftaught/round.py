@@ -57,7 +57,7 @@ class Transaction:
     ) -> None:
         self.store, self.recipe, self.engine, self.view, self.stop = store, recipe, engine, view, stop
         self.place = "round-000"
-        self.vault = tasks.vault_digest
+        self.whole = tasks
         self.tasks = budget.trim(tasks, recipe)
         self.method = load.make("methods", recipe.method)
         self.looks: dict[str, int] = {}
@@ -96,7 +96,7 @@ class Transaction:
             "model": self.parent.digest,
             "counts": sizes(self.tasks),
             "notes": list(self.tasks.notes),
-            "vault": self.vault,
+            "vault": self.whole.vault_digest,
             "questions": contents(self.tasks),
         }
         self._check_beginning(facts)
@@ -249,8 +249,14 @@ class Transaction:
         decision = gate.decide(config, pairs.get("dev"), guards)
         if decision.outcome != "accepted" or not self.tasks.vault:
             return decision
-        registry = ledger.registry(self.recipe, self.store.folder)
-        look = ledger.spend_look(registry, self.vault, candidate.digest, self.store.folder.name)
+        look = ledger.spend_look(
+            ledger.registry(self.recipe, self.store.folder),
+            [t.id for t in self.whole.vault],
+            candidate.digest,
+            self.store.folder.name,
+            share=config.alpha / config.looks,
+            asked=digest(sorted(t.id for t in self.tasks.vault)),
+        )
         self.looks = {"look": look, "of": config.looks}
         self.view.line(f"  accepted on dev; look {look} of {config.looks} on the vault")
         if look > config.looks:
@@ -261,10 +267,12 @@ class Transaction:
         return gate.prove(decision, config, before, after, look)
 
     def _check_registry(self) -> None:
-        folder = ledger.registry(self.recipe, self.store.folder).parent
-        if self.tasks.vault and not os.access(folder, os.W_OK):
+        registry = ledger.registry(self.recipe, self.store.folder)
+        written = [p for p in (registry, registry.with_name(registry.name + ".lock")) if p.exists()]
+        shut = [p for p in (registry.parent, *written) if not os.access(p, os.W_OK)]
+        if self.tasks.vault and shut:
             raise RunError(
-                f"Looks at the vault are counted in {folder}, where nothing may be written.",
+                f"Looks at the vault are counted in {shut[0]}, where nothing may be written.",
                 hint="Allow it, or copy the questions to a folder of your own.",
             )
 
