@@ -13,6 +13,7 @@ from selftaught.bench import CHUNK_SAMPLES
 from selftaught.engines.scripted import Scripted
 from selftaught.errors import IntegrityError
 from selftaught.store import Store
+from selftaught.tasks._split import apart
 from selftaught.types import Sampling, Task
 
 SAMPLING = Sampling(4, 0.8, max_tokens=64)
@@ -69,6 +70,16 @@ def test_a_question_that_only_begins_alike_is_no_held_out_one(store: Store) -> N
     bench = small.bench(store, small.tasks(small.sums(3), DEV))
     [(_, rollouts)] = bench.generate([asked("50+0+1")], SAMPLING)
     assert len(rollouts) == 4
+
+
+def test_what_is_left_to_train_on_may_be_sampled(store: Store) -> None:
+    """The split and the bench agree on what shows a held-out question: else a run breaks and blames the method."""
+    turns = [("user", "50+0"), ("assistant", "50"), ("user", "1+1")]
+    longer = Task(tuple({"role": r, "content": c} for r, c in turns), checker="number")
+    kept, dropped = apart([longer, *small.sums(3)], DEV)
+    assert dropped == 1
+    bench = small.bench(store, small.tasks(list(kept), DEV))
+    assert len(bench.generate(bench.tasks, SAMPLING)) == 3
 
 
 def test_fresh_questions_are_new_and_stand_once(store: Store) -> None:

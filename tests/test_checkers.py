@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import random
 from fractions import Fraction
 from pathlib import Path
@@ -64,6 +65,14 @@ def suite(how: Checker) -> TaskSet:
         ("17+25 = 42", "42"),
         ("he has 3 cats and 4 dogs", "4"),
         ("１８", "18"),
+        ("x = 3.5.", "3.5"),
+        ("12, 13", "13"),
+        ("Step 1.2: 7", "7"),
+        ("(5,-2)", "-2"),
+        ("in 2020 100 people", "100"),
+        ("1.5 100", "100"),
+        ("5 1000", "1000"),
+        ("7 1 1/2", "1.5"),
     ],
 )
 def test_number_reads(text: str, expected: str) -> None:
@@ -84,6 +93,20 @@ def test_number_reads(text: str, expected: str) -> None:
         "#### Step 2: add\n5 + 3 = 8",  # a heading
         "7 or 8, the answer is unknown",
         "9" * 101,
+        "1.234,56",  # fragments of one longer number are not numbers
+        "12.345.678",
+        "3.11.2",
+        "2020.01.05",
+        "1 000",
+        "The answer is 1 000.",
+        "The answer is 1.234,56 euros.",
+        "#### 3.11.2",
+        "1 234 567.50",
+        "1\u00a0000",
+        "1\u2009000",
+        "1\u202f000",
+        r"\boxed{1\,000}",
+        "1/2.5",
     ],
 )
 def test_number_refuses_to_guess(text: str) -> None:
@@ -131,6 +154,9 @@ def test_number_is_quick_on_endless_digits() -> None:
         ("#### ", None),
         (" \n", None),
         ("E\u0301te\u0301", "été"),
+        ("Yes.", "yes"),
+        ("#### Yes.", "yes"),
+        ("...", None),
     ],
 )
 def test_exact_reads(text: str, expected: str | None) -> None:
@@ -142,6 +168,12 @@ def test_exact_compares_up_to_case_and_white_space() -> None:
     assert exact.check(task(answer="B  d"), "b d") == ("b d", True)
     assert exact.check(task(answer="b d"), "x d") == ("x d", False)
     assert exact.check(task(answer=None), "b d") == ("b d", False)
+
+
+@pytest.mark.parametrize("gold", ["Yes.", "yes", "The answer is yes."])
+@pytest.mark.parametrize("text", ["The answer is yes.", "Yes.", "YES", "#### yes."])
+def test_exact_compares_without_the_closing_dot_on_either_side(gold: str, text: str) -> None:
+    assert suite(checker("exact")).check(task(answer=gold), text) == ("yes", True)
 
 
 @pytest.mark.parametrize(
@@ -162,6 +194,9 @@ def test_exact_compares_up_to_case_and_white_space() -> None:
         ("(A) is wrong, so (C)", "C"),
         ("The answer is (A). Not (B).", "A"),
         ("the answer is a cat", None),
+        ("The answer is I don't know", None),
+        ("The answer is I. Not J", "I"),
+        ("The answer is I", "I"),
         ("Because of it", None),
         ("", None),
     ],
@@ -193,6 +228,16 @@ def test_regex_needs_a_pattern_that_compiles() -> None:
         checker("regex", "(")
     with pytest.raises(RecipeError, match="only goes with the checker 'regex', not with 'number'"):
         checker("number", "x")
+
+
+# ---------------------------------------------------------------- any
+
+
+def test_any_reads_a_number_else_what_is_stated_else_the_text() -> None:
+    anything = checker("any")
+    said = ["5 + 3 = 8", "First this.\nThe answer is Paris.", "Then that.\n#### Paris", "Paris"]
+    assert [anything.parse(text) for text in said] == ["8", "paris", "paris", "paris"]
+    assert anything.same("8", "8.0") and anything.same("paris", "Paris.") and not anything.same("paris", "Rome")
 
 
 # ---------------------------------------------------------------- a user's function
@@ -233,6 +278,14 @@ def test_a_users_function_that_fails_is_named(tmp_path: Path, returned: str, rea
         suite(mine).check(task(how=mine.name), "x")
 
 
+def test_the_digest_of_a_users_function_changes_with_its_file_alone(tmp_path: Path) -> None:
+    body = "def reward(completions):\n    return [1.0]\n"
+    first, again = checker(write(tmp_path, body)).digest, checker(write(tmp_path, body)).digest
+    assert first == again == hashlib.sha256(body.encode()).hexdigest()
+    assert checker(write(tmp_path, body.replace("1.0", "0.0"))).digest != first
+    assert checker("number").digest == checker("regex", "x").digest == "", "a built-in checker is not a user's file"
+
+
 def test_a_users_file_that_cannot_be_used_is_named(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match=r"nowhere\.py is not a Python file here") as missing:
         checker("nowhere.py:reward")
@@ -264,7 +317,10 @@ def test_an_unknown_checker_is_met_with_the_nearest_name() -> None:
         (["18 apples", "3 pears"], "exact"),
         (["12,34", "5"], "exact"),
         (["b d k x"], "exact"),
-        ([], "exact"),
+        (["1.234,56", "5"], "exact"),
+        (["1.234.567", "5"], "exact"),
+        (["1 000", "5"], "exact"),
+        ([], "any"),
     ],
 )
 def test_guess(answers: list[str], expected: str) -> None:

@@ -100,7 +100,47 @@ def test_without_held_out_questions_nothing_overlaps() -> None:
     assert Overlap(context([], LONG)).reason(example(LONG)) is None
 
 
+INSTRUCTION = "Please read the following arithmetic problem carefully and then write the result of it alone"
+
+
+@pytest.mark.parametrize(("count", "compared"), [(10, True), (11, False)])
+def test_an_instruction_before_every_question_says_nothing_about_one(count: int, compared: bool) -> None:
+    """Also where the last twelve words of it and the first number, as here, stand in one held-out question alone."""
+    held = [task(f"{INSTRUCTION}: {n}+{n}") for n in range(count)]
+    reason = Overlap(context(held, f"{INSTRUCTION}: 3+91")).reason(example("94"))
+    assert (reason is not None and reason.startswith("shares 13 words")) == compared
+    whole = Overlap(context(held, f"{INSTRUCTION}: 3+3")).reason(example("6"))
+    assert whole == "its question is held out", "the whole question is compared as ever"
+
+
+def test_a_rare_run_of_words_beside_a_common_one_is_still_seen() -> None:
+    held = [task(f"{INSTRUCTION}: {n}+{n}") for n in range(20)] + [task(f"{INSTRUCTION}: {LONG}")]
+    found = Overlap(context(held, "1+1")).reason(example(f"{INSTRUCTION}: so {LONG}, then"))
+    assert found is not None and found.startswith("shares 13 words in a row with a held-out question: ")
+    assert "please read" not in found, "what it names is the one question's own"
+
+
+@pytest.mark.parametrize(("count", "reason"), [(10, "its question is held out"), (11, None)])
+def test_a_last_turn_that_many_held_out_prompts_share_is_compared_as_a_whole_prompt(
+    count: int, reason: str | None
+) -> None:
+    last = {"role": "user", "content": f"Go on, please. {LONG}"}
+    held = [
+        Task(({"role": "user", "content": f"{n}"}, {"role": "assistant", "content": "ok"}, last)) for n in range(count)
+    ]
+    overlap = Overlap(context(held, last["content"]))
+    assert overlap.reason(example("42")) == reason
+    assert overlap.reason(example("42", held[0].id)) == "its question is held out"
+
+
 def test_the_window_is_the_recipes() -> None:
     found = Overlap(context([task(LONG)], "1+1", overlap_ngram=5)).reason(example("of the forty two red"))
     assert found == "shares 5 words in a row with a held-out question: 'of the forty two red'"
     assert ngrams("a b c", 4) == set()
+
+
+def test_a_passage_that_many_questions_share_is_still_held_out() -> None:
+    passage = "In the spring of that year nobody in the village had seen the old miller or his grey horse"
+    asked = [Task(({"role": "user", "content": f"{passage}\n\n{what}?"},), "1", group="miller") for what in range(30)]
+    reason = Overlap(context(asked)).reason(example(f"I know this: {passage}."))
+    assert reason is not None and "13 words in a row" in reason

@@ -73,6 +73,47 @@ def test_groups_and_the_text_of_a_passage_as_a_group(tmp_path: Path) -> None:
     assert groups[0] == "7" and groups[1] is not None and len(groups[1]) == 16 and groups[2] is None
 
 
+TEXT = "Ana keeps hens. They lay twelve eggs a week, and she sells ten of them at the market in town."
+
+
+@pytest.mark.parametrize("field", ["passage", "document", "context"])
+def test_a_text_is_shown_before_its_question_and_groups(tmp_path: Path, field: str) -> None:
+    rows = [{field: TEXT, "question": "How many are left?", "answer": "2"},
+            {field: TEXT, "question": "Who sells?"}, {field: "p7", "question": "Why?"}]  # fmt: skip
+    read = read_questions(lines(tmp_path / "q.jsonl", *rows))
+    asked = [q.prompt[0]["content"] for q in read.items]
+    assert asked == [f"{TEXT}\n\nHow many are left?", f"{TEXT}\n\nWho sells?", "Why?"], "a name is not a text"
+    assert read.items[0].group == read.items[1].group != read.items[2].group == "p7"
+    assert read.items[0].shape == f"{field} + question + answer" and read.unused == ()
+
+
+def test_a_text_goes_before_the_last_turn_and_not_twice(tmp_path: Path) -> None:
+    turns = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Yes?"}]
+    rows = [{"messages": [*turns, {"role": "user", "content": "Who sells?"}], "context": TEXT},
+            {"prompt": f"Read this. {TEXT} Who sells?", "context": f" {TEXT}\n"}]  # fmt: skip
+    items = read_questions(lines(tmp_path / "q.jsonl", *rows)).items
+    assert [m["content"] for m in items[0].prompt] == ["Hi", "Yes?", f"{TEXT}\n\nWho sells?"]
+    assert [m["content"] for m in items[1].prompt] == [f"Read this. {TEXT} Who sells?"]
+
+
+def test_columns_that_are_not_used_are_named(tmp_path: Path) -> None:
+    rows = [
+        {"question": "a", "choices": ["x", "y"], "id": 1, "none": None, "answer": "5"},
+        {"instruction": "b", "input": "c", "output": "5", "Anwser": "5", "id": 2, "none": ""},
+    ]
+    read = read_questions(lines(tmp_path / "q.jsonl", *rows))
+    assert read.summary.endswith("; columns not used: choices, id, Anwser"), "an empty column holds nothing to miss"
+    many = {"question": "a", **{f"c{n}": n for n in range(20)}}
+    assert read_questions(lines(tmp_path / "q.jsonl", many)).summary.endswith(
+        ": c0, c1, c2, c3, c4, c5, c6, c7 and 12 more"
+    )
+
+
+def test_field_names_are_read_in_any_case(tmp_path: Path) -> None:
+    [item] = read_questions(lines(tmp_path / "q.jsonl", {"Question": "a", "Answer": "b", "GROUP": "c"})).items
+    assert (item.prompt[0]["content"], item.gold, item.group, item.shape) == ("a", "b", "c", "question + answer")
+
+
 # ---------------------------------------------------------------- files
 
 
@@ -94,6 +135,21 @@ def test_every_format_gives_the_same_questions(tmp_path: Path) -> None:
         read = read_questions(tmp_path / name)
         assert read.format == kind, name
         assert [(q.prompt[0]["content"], q.gold) for q in read.items] == [(r["question"], r["answer"]) for r in rows]
+
+
+def test_a_suffix_in_capitals_and_a_header_with_spaces(tmp_path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    (tmp_path / "q.CSV").write_text("question, answer\na,5\n")
+    (tmp_path / "q.TSV").write_text(" question \tanswer\na\t5\n")
+    pq.write_table(pa.table({"question": ["a"], "answer": ["5"]}), tmp_path / "q.PARQUET")
+    for name, kind in {"q.CSV": "CSV", "q.TSV": "TSV", "q.PARQUET": "parquet"}.items():
+        read = read_questions(tmp_path / name)
+        assert (read.format, read.items[0].gold, read.unused) == (kind, "5", ()), name
+    (tmp_path / "q.PARQUET").write_text("question")
+    with pytest.raises(DataError, match="is not a parquet file, though its name says so"):
+        read_rows(tmp_path / "q.PARQUET")
 
 
 def test_a_torn_file_is_refused_at_every_cut_inside_a_line(tmp_path: Path) -> None:
@@ -157,6 +213,9 @@ def test_files_that_are_no_text_are_named_for_what_they_are(tmp_path: Path) -> N
     (tmp_path / "folder" / "inside.jsonl").touch()
     contents = {
         "empty.jsonl": (b"", "is empty"),
+        "bom.csv": (b"\xef\xbb\xbf", "is empty"),
+        "bom.jsonl": (b"\xef\xbb\xbf", "is empty"),
+        "blank.csv": (b"\xef\xbb\xbf\n", "has no rows"),
         "blank.jsonl": (b"\n \n", "has no rows"),
         "list.json": (b"[]", "has no rows"),
         "q.jsonl.gz": (gzip.compress(b"{}"), "is a gzip archive"),
@@ -239,6 +298,8 @@ def test_a_json_list_with_a_fault(tmp_path: Path) -> None:
         ({"question": "b", "answer": ["1"]}, r"'answer' is a list, not text or a number"),
         ({"question": "b", "answer": "so ####"}, r"nothing follows '####' in the answer"),
         ({"question": "b", "group": 1.5}, r"'group' is a float"),
+        ({"question": "b", "context": {"p": "x"}}, r"'context' is a dict"),
+        ({"question": "b", "Question": "b"}, r"the key 'question' stands twice, up to case"),
         ({"messages": "b"}, r"'messages' is not a list of messages"),
         ({"messages": [{"role": "tool", "content": "b"}]}, r"a turn of 'messages' is not a role"),
         ({"messages": [{"role": "assistant", "content": "b"}]}, r"'messages' has no question: no user turn"),
@@ -258,6 +319,13 @@ def test_a_parquet_answer_that_is_nan_is_refused(tmp_path: Path) -> None:
     pq.write_table(pa.table({"question": ["a", "b"], "answer": [1.0, float("nan")]}), tmp_path / "q.parquet")
     with pytest.raises(DataError, match=r"line 2: 'answer' is nan"):
         read_questions(tmp_path / "q.parquet")
+
+
+def test_gsm8k_names_no_option_that_it_lacks(tmp_path: Path) -> None:
+    path = lines(tmp_path / "q.jsonl", {"question": "1+1?", "answer": "#### 1.2.3"})
+    with pytest.raises(DataError, match=r"q\.jsonl:1: the checker 'number' finds no answer in .* '1\.2\.3'") as error:
+        make("tasks", Member.model_validate({"name": "gsm8k", "path": str(path)})).load(0)
+    assert error.value.hint == "Mend the answer."
 
 
 # ---------------------------------------------------------------- tasks
@@ -285,6 +353,13 @@ def test_no_labels_is_fine(tmp_path: Path) -> None:
     assert (len(tasks.train), tasks.dev, tasks.vault) == (2, (), ()) and NO_LABELS in tasks.notes
 
 
+def test_without_labels_votes_go_by_what_each_text_ends_with(tmp_path: Path) -> None:
+    tasks = load(lines(tmp_path / "q.jsonl", {"prompt": "a"}, {"prompt": "b"}))
+    assert "checker: any, as there is no answer to go by" in tasks.notes
+    paths = ["First 2, then 3, so 5.", "2 and 3 make 5", "So Rome falls out.\nThe answer is Paris.", "#### Paris"]
+    assert [tasks.check(tasks.train[0], p)[0] for p in paths] == ["5", "5", "paris", "paris"], "a majority can form"
+
+
 def test_a_holdout_and_a_guard_of_their_own(tmp_path: Path) -> None:
     path = lines(tmp_path / "q.jsonl", *[{"question": f"Why {n}?"} for n in range(50)])
     holdout = lines(tmp_path / "h.jsonl", *sums(90))
@@ -293,6 +368,31 @@ def test_a_holdout_and_a_guard_of_their_own(tmp_path: Path) -> None:
     assert (len(tasks.train), len(tasks.dev), len(tasks.vault), len(tasks.guards["guard"])) == (50, 30, 60, 30)
     assert tasks.vault[0].checker == "number" and tasks.guards["guard"][0].checker == "choice"
     assert tasks.guards["guard"][0].source.startswith("g.jsonl:")
+
+
+def test_the_guard_has_a_checker_of_its_own(tmp_path: Path) -> None:
+    path = lines(tmp_path / "q.jsonl", *sums(50))
+    guard = str(lines(tmp_path / "g.jsonl", *[{"question": f"Pick {n}", "answer": "ABC"[n % 3]} for n in range(30)]))
+    tasks = load(path, guard=guard, checker="number")
+    assert tasks.vault[0].checker == "number" and tasks.guards["guard"][0].checker == "choice"
+    assert tasks.notes[2:4] == ("checker: number, as the recipe says",
+                                "checker of the guard: choice, guessed from the answers")  # fmt: skip
+    named = load(path, guard=guard, guard_checker="regex", pattern=r"(\w)$")
+    assert {t.checker for t in named.guards["guard"]} == {"regex"} <= named.checkers.keys()
+    exact = load(path, guard=guard, guard_checker="exact")
+    assert "checker of the guard: exact, as the recipe says" in exact.notes and exact.vault[0].checker == "number"
+    with pytest.raises(DataError, match=r"g\.jsonl:1: the checker 'number' finds no answer") as error:
+        load(path, guard=guard, guard_checker="number")
+    assert "tasks.guard_checker=exact" in error.value.hint
+
+
+def test_options_that_would_do_nothing_are_refused(tmp_path: Path) -> None:
+    path, holdout = lines(tmp_path / "q.jsonl", *sums(5)), str(lines(tmp_path / "h.jsonl", *sums(5, 10)))
+    with pytest.raises(RecipeError, match=r"the holdout becomes dev and vault, .* set for example train=0\.4 dev=0\.2"):
+        load(path, holdout=holdout, train=1, dev=0, vault=0)
+    assert len(load(path, holdout=holdout, train=0, dev=1, vault=0).dev) == 5
+    with pytest.raises(RecipeError, match="guard_checker is for the file of the guard, and there is none: set guard"):
+        load(path, guard_checker="exact")
 
 
 def test_a_holdout_must_be_labelled(tmp_path: Path) -> None:

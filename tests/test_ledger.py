@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from selftaught import ledger, types
+import small
+from selftaught import ledger, loop, types
 from selftaught.errors import IntegrityError, RunError
 from selftaught.ledger import RunRecord, read_run, spend_look
 from selftaught.store import Store, read_lines, write_file, write_report
@@ -155,6 +156,24 @@ def test_one_damaged_run_hides_no_other(tmp_path: Path) -> None:
     assert [r.name for r in ledger.read_runs(tmp_path)] == ["good"]
     with pytest.raises(IntegrityError, match="entry 0: the chain does not hold together"):
         read_run(tmp_path / "bad")
+
+
+def test_what_was_edited_after_the_fact_is_not_read_as_the_record(tmp_path: Path) -> None:
+    folder = small.prepared(tmp_path / "run")
+    loop.run(folder)
+    report = folder / "round-000" / "evaluate" / "parent-vault" / "report.json"
+    recipe, chain = folder / "recipe.yaml", folder / "chain.jsonl"
+    for path, edited, said in (
+        (report, report.read_bytes().replace(b"1.0", b"0.0", 1), "parent-vault/report.json is not what was recorded"),
+        (recipe, recipe.read_bytes().replace(b"alpha: 0.05", b"alpha: 0.01"), "began with another recipe"),
+        (chain, b"".join(chain.read_bytes().splitlines(keepends=True)[:-1]), "entries that the journal quotes"),
+    ):
+        whole = path.read_bytes()
+        path.write_bytes(edited)
+        with pytest.raises(IntegrityError, match=said):
+            read_run(folder).reports()
+        path.write_bytes(whole)
+    assert read_run(folder).reports()
 
 
 # ---------------------------------------------------------------- looks at a vault

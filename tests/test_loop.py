@@ -449,9 +449,9 @@ def test_an_edited_recipe_is_refused_by_name(tmp_path: Path) -> None:
     stopped_and_resumed(folder, 50)
     text = (folder / "recipe.yaml").read_text()
     write_file(folder / "recipe.yaml", text.replace("min_share: 0.3", "min_share: 0.4").encode())
-    with pytest.raises(IntegrityError, match=r"began with another recipe\."):
-        loop.run(folder)
-    assert ledger.read_run(folder).outcome == "broken"
+    for use in (loop.run, ledger.read_run):
+        with pytest.raises(IntegrityError, match=r"one began with another recipe: recipe.yaml was edited\."):
+            use(folder)
     write_file(folder / "recipe.yaml", text.encode())
     assert loop.run(folder).decision.outcome == "proved", "restored, it goes on"
 
@@ -474,6 +474,18 @@ def test_an_edited_questions_file_is_refused_by_name(
     stopped_and_resumed(folder, 30)
     small.write_jsonl(path, edit(rows))
     with pytest.raises(IntegrityError, match=f"began with another {named}"):
+        loop.run(folder)
+
+
+def test_an_edited_checker_is_refused_by_name(tmp_path: Path) -> None:
+    """Else the parent would be judged by one function and the candidate by another."""
+    judge = tmp_path / "judge.py"
+    judge.write_text("def right(completions, answer):\n    return [float(completions[0].endswith(answer[0]))]\n")
+    path = small.write_jsonl(tmp_path / "q.jsonl", small.sum_rows(300))
+    folder = small.prepared(tmp_path / "run", f"tasks.path={path}", f"tasks.checker={judge}:right")
+    stopped_and_resumed(folder, 150)
+    judge.write_text("def right(completions, answer):\n    return [1.0]\n")
+    with pytest.raises(IntegrityError, match="began with another checkers"):
         loop.run(folder)
 
 
@@ -551,6 +563,16 @@ def test_a_damaged_candidate_is_not_asked(tmp_path: Path) -> None:
     (record.kept / "scripted.json").write_text('{"skill": 1.0}')
     with pytest.raises(IntegrityError, match=r"scripted\.json is not what was recorded"):
         loop.ask(record.path, "1+1")
+
+
+def test_a_parent_that_changed_is_not_asked(tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "scripted.json").write_text('{"skill": 0.6}')
+    folder = run_of(tmp_path / "run", f"model={tmp_path / 'model'}").path
+    assert loop.ask(folder, "1+1")
+    (tmp_path / "model" / "scripted.json").write_text('{"skill": 0.0}')
+    with pytest.raises(IntegrityError, match="is not the model that run began with"):
+        loop.ask(folder, "1+1")
 
 
 def test_a_question_that_does_not_fit_is_said_to_be_too_long(tmp_path: Path) -> None:

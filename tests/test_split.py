@@ -7,7 +7,7 @@ import pytest
 from selftaught.errors import DataError
 from selftaught.tasks._checkers import checker
 from selftaught.tasks._split import NO_LABELS, Pool, apart, assemble, dedupe, split
-from selftaught.types import Task
+from selftaught.types import Message, Task
 
 SHARES = {"train": 0.4, "dev": 0.2, "vault": 0.4}
 NUMBER = checker("number")
@@ -15,6 +15,12 @@ NUMBER = checker("number")
 
 def task(n: int, answer: str | None = "1", group: str | None = None) -> Task:
     return Task(({"role": "user", "content": f"question {n}"},), answer, "number", group=group, source=f"q.jsonl:{n}")
+
+
+def talk(*turns: str, answer: str | None = "1") -> Task:
+    roles = ("user", "assistant")
+    prompt: tuple[Message, ...] = tuple({"role": roles[i % 2], "content": t} for i, t in enumerate(turns))
+    return Task(prompt, answer, "number")
 
 
 def pool(tasks: list[Task], holdout: list[Task] | None = None, guard: tuple[Task, ...] = ()) -> Pool:
@@ -71,6 +77,15 @@ def test_dedupe_keeps_the_labelled_one_and_counts() -> None:
     assert [t.answer for t in kept] == ["5", "1"] and dropped == 2
 
 
+def test_dedupe_sees_through_case_and_white_space_whatever_the_order() -> None:
+    twins = [talk("add 1+2", answer="3"), talk("Add 1+2 ", answer="3")]
+    kept, dropped = dedupe(twins, NUMBER.same)
+    assert len(kept) == 1 and dropped == 1, "the same words are the same question"
+    assert dedupe(twins[::-1], NUMBER.same)[0] == kept, "the order of the file does not choose"
+    with pytest.raises(DataError, match="the same question has two answers, '3' and '4'"):
+        dedupe([twins[0], talk("ADD 1+2", answer="4")], NUMBER.same)
+
+
 def test_conflicting_answers_name_both_lines() -> None:
     twin = Task(task(1).prompt, "6", "number", source="q.jsonl:9")
     with pytest.raises(
@@ -83,6 +98,36 @@ def test_conflicting_answers_name_both_lines() -> None:
 def test_apart_sees_through_case_and_white_space() -> None:
     kept, dropped = apart([task(1), task(2)], [Task(({"role": "user", "content": " QUESTION  2"},), "1")])
     assert [t.source for t in kept] == ["q.jsonl:1"] and dropped == 1
+
+
+def test_apart_sees_a_held_out_conversation_inside_a_longer_one() -> None:
+    held = [talk("a", "b", "c")]
+    inside = [talk("A", "b", "c ", "d", "e"), talk("x", "y", "a", "b", "c")]
+    outside = [talk("c"), talk("a"), talk("a", "other", "c"), talk("a", "b", "x", "b", "c")]
+    kept, dropped = apart([*inside, *outside], held)
+    assert list(kept) == outside and dropped == 2, "turns in a row show it, some of its turns do not"
+
+
+def test_a_row_that_shows_a_held_out_conversation_is_dropped_from_train_and_counted() -> None:
+    tasks = assemble(pool([talk("a", "b", "c", answer=None), task(1, None)], [talk("a"), task(2)]), SHARES, seed=0)
+    assert [t.source for t in tasks.train] == ["q.jsonl:1"]
+    assert "1 questions dropped from train because they are held out" in tasks.notes
+
+
+@pytest.mark.parametrize("where", ["holdout", "guard"])
+def test_a_group_that_a_held_out_file_has_too_is_dropped_from_train_and_counted(where: str) -> None:
+    train = [task(n, None, group="p1" if n < 3 else None if n == 3 else "p2") for n in range(10)]
+    other = [task(n, group="p1") for n in range(20, 24)] + [task(30)]
+    made = pool(train, holdout=other) if where == "holdout" else pool(train, guard=tuple(other))
+    tasks = assemble(made, SHARES, seed=0)
+    assert {t.group for t in tasks.train} == {"p2", None} and len(tasks.train) == 7, "no group is no common group"
+    assert "3 questions dropped from train because their group is held out" in tasks.notes
+
+
+def test_nothing_left_says_what_was_dropped() -> None:
+    made = pool([task(1, None, "p"), task(2, None)], [task(2), task(3, group="p")])
+    with pytest.raises(DataError, match=r"left to train on: 1 questions dropped .* held out, 1 .* group is held out"):
+        assemble(made, SHARES, seed=0)
 
 
 def test_labels_are_not_spent_on_training_where_unlabelled_questions_are() -> None:

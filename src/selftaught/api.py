@@ -152,7 +152,12 @@ def write_report(run: str | Path | RunRecord = "latest", *, runs: str | Path | N
     """Write report.html into the run's folder. (Not called ``report``: that is the module behind it.)"""
     from selftaught import report
 
-    return report.write_report(_folder(run, runs))
+    folder = _folder(run, runs)
+    try:
+        return report.write_report(folder)
+    except OSError as error:
+        raise RunError(f"The report cannot be written to {folder}: {error.strerror}.",
+                       hint="Allow it, or copy the run's folder.") from error  # fmt: skip
 
 
 def stop(run: str | Path | RunRecord = "latest", *, runs: str | Path | None = None) -> Path:
@@ -275,12 +280,12 @@ def resolve(recipe: str | Path | Recipe, overrides: Sequence[str] = ()) -> Recip
     if isinstance(recipe, Recipe):
         return parse_recipe(to_yaml(recipe), "recipe", overrides) if overrides else recipe
     path = Path(recipe)
-    if path.is_file() and path.suffix in DATA_SUFFIXES:
+    if os.path.isfile(path) and path.suffix in DATA_SUFFIXES:
         raise RecipeError(f"{path} is a file of questions, not a recipe.",
                           hint=f"Write a recipe for it: selftaught init {shlex.quote(str(path))}")  # fmt: skip
-    if path.is_dir() and (path / "recipe.yaml").is_file():
+    if os.path.isfile(path / "recipe.yaml"):
         raise RecipeError(f"{path} is a run, not a recipe.", hint=f"Go on with it: selftaught resume {path}")
-    if path.is_file():
+    if os.path.isfile(path):
         return read_recipe(path, overrides)
     bundled = {info.name: info.path for info in recipes()}
     name = str(recipe).removeprefix("recipes/").removesuffix(".yaml")

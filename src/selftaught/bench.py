@@ -12,8 +12,8 @@ from selftaught.errors import IntegrityError
 from selftaught.methods.base import Group
 from selftaught.rollout import TRUNCATED, rollout
 from selftaught.store import Store, chunks, read_rows, write_rows
-from selftaught.tasks.base import Checker, TaskSet, without_answers
-from selftaught.types import Checkpoint, Message, Rollout, Sampling, Task, digest, groups_of
+from selftaught.tasks.base import Checker, Held, TaskSet, without_answers, wording
+from selftaught.types import Checkpoint, Rollout, Sampling, Task, digest, groups_of
 from selftaught.view import View
 
 CHUNK_SAMPLES = 6000  # samples in one unit: what a kill can cost, and what a progress bar moves by
@@ -39,7 +39,7 @@ class RunBench:
         self.counts: Counter[str] = Counter()
         self.labels_read = False  # nothing here gives a gold answer away yet; a method that needs one will set this
         self._store, self._engine, self._parent, self._source = store, engine, parent, tasks
-        self._heldout = {wording(t.prompt) for t in heldout(tasks)}
+        self._heldout = Held(t.prompt for t in heldout(tasks))
         self._place, self._view, self._stop = place, view, stop
         self._calls = 0
 
@@ -55,7 +55,7 @@ class RunBench:
         Raises IntegrityError for a prompt that holds a held-out one, in whatever form or behind whatever examples.
         """
         tasks = list({t.id: t for t in tasks}.values())
-        shown = [t for t in tasks if self._shows_heldout(t)]
+        shown = [t for t in tasks if self._heldout.shows(t.prompt)]
         if shown:
             raise IntegrityError(
                 f"A method asked for samples of a held-out question: {shown[0].question[:80]!r}.",
@@ -73,14 +73,9 @@ class RunBench:
 
     def fresh(self, tasks: Sequence[Task]) -> list[Task]:
         """Those that are neither a training question nor a held-out one, each once: for questions a model wrote."""
-        taken = self._heldout | {wording(t.prompt) for t in self.tasks}
-        new = {wording(t.prompt): t for t in reversed(tasks)}
-        return [t for t in tasks if t is new[wording(t.prompt)] and wording(t.prompt) not in taken]
-
-    def _shows_heldout(self, task: Task) -> bool:
-        said = wording(task.prompt)
-        spans = {len(words) for words in self._heldout}
-        return any(said[i : i + n] in self._heldout for n in spans for i in range(len(said) - n + 1))
+        taken = {wording(t.prompt) for t in self.tasks}
+        new = {wording(t.prompt): t for t in reversed(tasks) if not self._heldout.shows(t.prompt)}
+        return [t for t in tasks if t is new.get(wording(t.prompt)) and wording(t.prompt) not in taken]
 
     def _chunk(
         self, tasks: Sequence[Task], sampling: Sampling, first: int, place: str, before: int, total: int
@@ -109,11 +104,6 @@ class RunBench:
 
         unit = self._store.unit("rollouts", key, place, make)
         return read_rows(unit.folder / "rows.parquet", Rollout)
-
-
-def wording(messages: Sequence[Message]) -> tuple[tuple[str, str], ...]:
-    """A prompt as (role, words) per turn, up to case and white space."""
-    return tuple((m["role"], " ".join(m["content"].casefold().split())) for m in messages)
 
 
 def heldout(tasks: TaskSet) -> tuple[Task, ...]:

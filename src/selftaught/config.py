@@ -79,7 +79,7 @@ class GuardConfig(Section):
 
 
 class GateConfig(Section):
-    alpha: float = Field(default=0.05, gt=0, lt=1)
+    alpha: float = Field(default=0.05, ge=1e-9, lt=1)
     looks: int = Field(default=3, ge=1)  # K looks at a vault, each at alpha / K
     min_gain: float = Field(default=0.05, gt=0, lt=1)  # a smaller holdout than can show this gain ends "unproven"
     guards: list[GuardConfig] | Literal["auto"] = "auto"  # auto: every suite the tasks bring besides the primary

@@ -29,7 +29,7 @@ class Check:
 def verify(folder: Path, head: str | None = None) -> list[Check]:
     """Every check on one run. ``head`` is a head noted earlier (or its first digits): it must still be in the chain."""
     try:
-        record = ledger.read_run(folder)
+        record = ledger.open_run(folder)
     except IntegrityError as error:
         return [Check("chain", False, error.message)]
     checks: tuple[tuple[str, Callable[[ledger.RunRecord], Iterable[str]]], ...] = (
@@ -76,17 +76,14 @@ def _files(record: ledger.RunRecord) -> Iterable[str]:
 
 
 def _recipe(record: ledger.RunRecord) -> Iterable[str]:
-    began = record.facts("tasks").get("recipe")
-    if began not in (None, record.recipe.digest):
+    if record.facts("tasks").get("recipe.yaml") not in (None, file_digest(record.path / "recipe.yaml")):
         yield "recipe.yaml is not the recipe that the run began with"
 
 
 def _journal(record: ledger.RunRecord) -> Iterable[str]:
     """Each entry quotes the head of its moment: a chain that was cut short or made anew lacks some of them."""
-    known = {GENESIS, *(e["hash"] for e in record.chain)}
-    lost = [str(e.get("event")) for e in record.journal if e.get("head") not in known]
-    if lost:
-        yield f"{len(lost)} entries of the journal quote a chain that is not there (the first: {lost[0]})"
+    if record.lost:
+        yield f"{len(record.lost)} entries of the journal quote a chain that is not there (the first: {record.lost[0]})"
 
 
 def _counts(record: ledger.RunRecord) -> Iterable[str]:

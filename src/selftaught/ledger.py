@@ -9,6 +9,7 @@ from __future__ import annotations
 import fcntl
 import json
 import math
+import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, fields
@@ -18,7 +19,19 @@ from typing import Any
 
 from selftaught.config import Recipe, read_recipe
 from selftaught.errors import IntegrityError, RunError, SelftaughtError
-from selftaught.store import Store, append_line, check_files, disk_is_full, make_folder, mend, read_chain, read_lines
+from selftaught.store import (
+    DAMAGED,
+    GENESIS,
+    Store,
+    append_line,
+    check_files,
+    disk_is_full,
+    file_digest,
+    make_folder,
+    mend,
+    read_chain,
+    read_lines,
+)
 from selftaught.types import Decision, Labels, Metric, Report, Round, Rule, as_json, digest
 
 LOOKS = "looks.jsonl"
@@ -76,6 +89,12 @@ class RunRecord:
         each = [r.labels for r in self.rounds] or [Labels()]
         return Labels(*(any(getattr(x, f.name) for x in each) for f in fields(Labels)))
 
+    @property
+    def lost(self) -> list[str]:
+        """Events that quote a head which is not in the chain: it was cut short or made anew since."""
+        known = {GENESIS, *(e["hash"] for e in self.chain)}
+        return [str(e.get("event")) for e in self.journal if e.get("head") not in known]
+
     def units(self, kind: str) -> list[Mapping[str, Any]]:
         """Committed chain entries of a kind, oldest first; ``place`` is the folder, ``facts`` what was recorded."""
         return [e for e in self.chain if e["kind"] == kind]
@@ -86,9 +105,13 @@ class RunRecord:
         return found[-1]["facts"] if found else {}
 
     def reports(self) -> dict[tuple[str, str], Report]:
-        """Evaluations of the last round by (role, suite): ("parent" | "candidate", "dev" | "vault" | guard name)."""
+        """Evaluations of the last round by (role, suite): ("parent" | "candidate", "dev" | "vault" | guard name).
+
+        Raises IntegrityError when their bytes are not what was recorded.
+        """
         found = {}
         for entry in self.units("evaluation"):
+            check_files(self.path / entry["place"], entry["files"])
             path = self.path / entry["place"] / "report.json"
             found[entry["facts"]["role"], entry["facts"]["suite"]] = read_report(path)
         return found
@@ -125,10 +148,21 @@ def _round(data: Mapping[str, Any]) -> Round:
     )
 
 
+def open_run(folder: Path) -> RunRecord:
+    """A run folder as it lies there. Raises IntegrityError when the chain does not hold together."""
+    journal = read_lines(folder / "journal.jsonl")  # before the chain, which a run that is on writes first
+    return RunRecord(folder, read_recipe(folder / "recipe.yaml"), read_chain(folder), journal)
+
+
 def read_run(folder: Path) -> RunRecord:
-    """Raises IntegrityError when the chain does not hold together."""
-    recipe = read_recipe(folder / "recipe.yaml")
-    return RunRecord(folder, recipe, read_chain(folder), read_lines(folder / "journal.jsonl"))
+    """``open_run``, and IntegrityError when recipe and journal are not those of this chain either."""
+    record = open_run(folder)
+    began = record.facts("tasks").get("recipe.yaml")
+    if began not in (None, file_digest(folder / "recipe.yaml")):
+        raise IntegrityError(f"{folder} began with another recipe: recipe.yaml was edited.", hint=DAMAGED)
+    if record.lost:
+        raise IntegrityError(f"{folder / 'chain.jsonl'}: entries that the journal quotes are missing.", hint=DAMAGED)
+    return record
 
 
 def read_runs(root: Path) -> list[RunRecord]:
@@ -143,7 +177,7 @@ def read_runs(root: Path) -> list[RunRecord]:
 def find_run(name: str, root: Path) -> Path:
     """The folder of a run, by path or by name under ``root``; "latest" is the newest. Raises RunError with names."""
     for candidate in (Path(name), root / name):
-        if (candidate / "recipe.yaml").is_file():
+        if os.path.isfile(candidate / "recipe.yaml"):  # False, not an error, where we may not look
             return candidate
     known = list_runs(root)
     if name == "latest" and known:
@@ -202,7 +236,7 @@ def spend_look(
             for entry in earlier:
                 if (entry["candidate"], entry.get("asked", "")) == (candidate, asked):
                     return int(entry["look"])
-            look = 1 + math.ceil(sum(e.get("share", share) for e in earlier) / share - 1e-9)
+            look = 1 + math.ceil(spent(earlier, share) - 1e-9)
             entry = {"vault": digest(sorted(vault)), "sketch": _sketch(vault), "asked": asked, "share": share}
             append_line(registry, {**entry, "candidate": candidate, "look": look, "run": run})
     except OSError as error:
@@ -217,6 +251,11 @@ def looks_at(registry: Path, vault: Sequence[str]) -> list[dict[str, Any]]:
     """The looks so far at the vault with these question ids, or at one that shares a tenth of its questions."""
     name, sketch = digest(sorted(vault)), set(_sketch(vault))
     return [e for e in _looks(registry) if e["vault"] == name or _overlap(sketch, set(e.get("sketch", ()))) >= 0.1]
+
+
+def spent(looks: Sequence[Mapping[str, Any]], share: float) -> float:
+    """How many looks of ``share`` alpha each the recorded ones amount to."""
+    return sum(float(e.get("share", share)) for e in looks) / share
 
 
 def _sketch(vault: Sequence[str]) -> list[str]:

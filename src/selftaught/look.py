@@ -14,6 +14,7 @@ from selftaught.config import GateConfig, Recipe
 from selftaught.errors import RecipeError
 from selftaught.store import write_file
 from selftaught.tasks._rows import Questions
+from selftaught.tasks._split import prompt_key
 from selftaught.tasks.base import sizes
 from selftaught.tasks.jsonl import Jsonl
 from selftaught.types import Task
@@ -70,7 +71,7 @@ def look(path: Path, model: str | None = None, seed: int = 0) -> Findings:
         shapes=questions.shapes,
         rows=len(questions.items),
         labelled=len(questions.golds),
-        duplicates=len(questions.items) - len({Task(q.prompt).id for q in questions.items}),
+        duplicates=len(questions.items) - len({prompt_key(Task(q.prompt)) for q in questions.items}),
         groups=len({q.group for q in questions.items} - {None}),
         checker=checker,
         example=Task(first.prompt, first.gold, checker, group=first.group, source=first.source),
@@ -119,7 +120,7 @@ method:
 tasks:
   name: jsonl
   path: {data}
-  checker: {checker:<21} # exact, number, choice, regex (with pattern), or path/to/file.py:function
+  checker: {checker:<21} # any, exact, number, choice, regex (with pattern) or a file.py:function
   # holdout: labelled.jsonl      # a labelled file of its own for dev and vault
   # guard: other.jsonl           # labelled questions of another kind that must not get worse
   # limit: 500                   # at most so many training questions
@@ -163,7 +164,10 @@ def write_recipe(findings: Findings, model: str | None, out: Path, *, force: boo
         looks=gate.looks,
         min_gain=gate.min_gain,
     )
-    write_file(out, text.encode())
+    try:
+        write_file(out, text.encode())
+    except OSError as error:
+        raise RecipeError(f"{out} cannot be written: {error.strerror}.", hint="Name a file with --out.") from error
     return out
 
 

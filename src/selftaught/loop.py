@@ -16,7 +16,7 @@ from pathlib import Path
 from selftaught import budget, gate, ledger, load
 from selftaught.config import Recipe, to_yaml
 from selftaught.engines.base import Engine, StopToken, never
-from selftaught.errors import DiskFull, ModelError, RunError, SelftaughtError, Stopped
+from selftaught.errors import DiskFull, IntegrityError, ModelError, RunError, SelftaughtError, Stopped
 from selftaught.rollout import NO_ROOM, rollout
 from selftaught.round import Transaction, guard_margins
 from selftaught.settle import settle
@@ -82,7 +82,7 @@ def _spent(recipe: Recipe, whole: TaskSet) -> int:
         return 0
     share = recipe.gate.alpha / recipe.gate.looks
     earlier = ledger.looks_at(ledger.registry(recipe, Path()), [t.id for t in whole.vault])
-    return round(sum(e.get("share", share) for e in earlier) / share)
+    return round(ledger.spent(earlier, share))
 
 
 def units(tasks: Sequence[Task]) -> int:
@@ -134,12 +134,14 @@ def run(folder: Path, *, view: View | None = None, stop: StopToken = never, engi
 
 
 def _run(folder: Path, view: View, stop: StopToken, engine: Engine | None) -> Round:
-    recipe = ledger.read_run(folder).recipe
+    record = ledger.read_run(folder)
+    if record.rounds:  # nothing to write, so a folder that may only be read will do
+        return record.rounds[-1]
+    recipe = record.recipe
     with Store(folder) as store:
         asked = folder / STOP
         asked.unlink(missing_ok=True)  # whoever runs it again wants it to go on
-        recorded = ledger.read_run(folder).rounds
-        if recorded:
+        if recorded := ledger.read_run(folder).rounds:  # by another process, just now
             return recorded[-1]
         store.journal("resumed" if store.chain else "started", python=platform.python_version())
         engine = engine or make_engine(recipe)
@@ -181,6 +183,11 @@ def ask(folder: Path, question: str, engine: Engine | None = None) -> tuple[str,
     engine = engine or make_engine(record.recipe)
     try:
         parent = engine.open(record.recipe.model)
+        if parent.digest != record.facts("tasks").get("model"):
+            raise IntegrityError(
+                f"{record.recipe.model} is not the model that {record.name} began with.",
+                hint="Restore it: before and after could not be compared.",
+            )
         lora = weights.name == "adapter"
         candidate = Checkpoint(
             record.facts("candidate")["digest"],

@@ -24,7 +24,7 @@ from selftaught.errors import IntegrityError, NonFiniteError, RecipeError, RunEr
 from selftaught.evaluate import report
 from selftaught.filters.base import Context
 from selftaught.rollout import rollout
-from selftaught.store import Store, folder_digest, read_rows, write_file, write_report, write_rows
+from selftaught.store import Store, file_digest, folder_digest, read_rows, write_file, write_report, write_rows
 from selftaught.tasks.base import TaskSet, sizes
 from selftaught.train import make_job
 from selftaught.types import (
@@ -93,11 +93,13 @@ class Transaction:
         self._check_registry()
         facts = {
             "recipe": self.recipe.digest,
+            "recipe.yaml": file_digest(self.store.folder / "recipe.yaml"),
             "model": self.parent.digest,
             "counts": sizes(self.tasks),
             "notes": list(self.tasks.notes),
             "vault": self.whole.vault_digest,
             "questions": contents(self.tasks),
+            "checkers": {c.name: c.digest for c in self.tasks.checkers.values() if c.digest},
         }
         self._check_beginning(facts)
         self.store.unit("tasks", facts, "tasks", lambda out: self._write_tasks(out, facts))

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from selftaught import load
@@ -38,14 +38,17 @@ def settle(recipe: Recipe, engine: Engine) -> tuple[Recipe, tuple[str, ...]]:
 
 def _absolute(path: str) -> str:
     """A path that exists here, so that the run can be resumed from any folder; a hub id or bundled name as it is."""
-    found = Path(path).expanduser()
-    return str(found.resolve()) if found.exists() else path
+    found = os.path.expanduser(path)
+    return os.path.realpath(found) if os.path.exists(found) else path
 
 
 def _with_absolute_paths(tasks: Member) -> Member:
-    paths = {
-        k: _absolute(v) for k, v in tasks.options.items() if k in ("path", "holdout", "guard") and isinstance(v, str)
-    }
+    given = {k: v for k, v in tasks.options.items() if isinstance(v, str)}
+    paths: dict[str, Any] = {k: _absolute(given[k]) for k in ("path", "holdout", "guard") if k in given}
+    for key in ("checker", "guard_checker"):
+        file, colon, function = given.get(key, "").rpartition(":")
+        if colon:
+            paths[key] = f"{_absolute(file)}:{function}"
     return tasks.model_copy(update=paths)
 
 

@@ -272,7 +272,10 @@ class Store:
         return read_chain(self.folder)
 
     def _take_lock(self) -> Any:
-        handle = (self.folder / "lock").open("a+")
+        try:
+            handle = (self.folder / "lock").open("a+")
+        except PermissionError as error:
+            raise RunError(f"{self.folder} may not be written.", hint="Allow it, or start a new run.") from error
         if not _flocked(handle):
             handle.seek(0)
             holder = handle.read().strip() or "another process"

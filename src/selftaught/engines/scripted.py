@@ -65,7 +65,7 @@ class Scripted:
 
     def open(self, model: str) -> Checkpoint:
         name, _, skill = model.partition(":")
-        if name == "scripted" and skill:
+        if name == "scripted" and re.fullmatch(r"[01]?\.?\d*", skill) and skill.strip("."):
             return Checkpoint(digest("scripted", float(skill)), model)
         path = Path(model) / "scripted.json"
         if not path.is_file():

@@ -14,7 +14,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, PositiveInt
 
 from selftaught.config import PromptConfig, Section
 from selftaught.engines import _load
@@ -34,8 +34,8 @@ class TorchEngine:
     class Options(Section):
         device: Literal["auto", "cpu", "cuda"] = "auto"
         dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-        processes: int | Literal["auto"] = "auto"
-        threads: int | Literal["auto"] = "auto"
+        processes: PositiveInt | Literal["auto"] = "auto"
+        threads: PositiveInt | Literal["auto"] = "auto"
         max_rows: int = Field(default=256, ge=1)
         autocast: bool | Literal["auto"] = "auto"  # bf16 matrix products in training where the machine has them
         prompt: PromptConfig = PromptConfig()
@@ -75,6 +75,8 @@ class TorchEngine:
     def device(self) -> str:
         import torch
 
+        if self.options.device == "cuda" and not torch.cuda.is_available():
+            raise ModelError("engine.device is cuda, but torch finds no CUDA device here.", hint="engine.device=auto")
         if self.options.device != "auto":
             return self.options.device
         return "cuda" if torch.cuda.is_available() else "cpu"

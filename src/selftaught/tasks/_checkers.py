@@ -2,11 +2,13 @@
 
 ``number`` follows GSM8K (Cobbe et al. 2021) and LMSI (Huang et al. 2022): the number after the last "####", else after
 the last "answer is" (or in the last ``\\boxed{}``), else, if the text has no such marker, the last number in it. What
-cannot be read without guessing ("12,34", "1/2/2020") is no answer: no vote is better than a wrong one.
+cannot be read without guessing ("12,34", "1.234,56", "1 000", "1/2/2020") is no answer: no vote is better than a wrong
+one.
 """
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import inspect
 import math
@@ -41,6 +43,9 @@ _NUMBER = re.compile(
     re.VERBOSE,
 )
 _GROUPED = re.compile(r"[1-9]\d{0,2}(?:,\d{3})+(?:\.\d+)?|[1-9]\d?(?:,\d{2})*,\d{3}(?:\.\d+)?")
+_SPACE = "[ \u00a0\u2009\u202f]"  # a space, no-break or thin, which some put between groups of three digits
+_ENDS_A_NUMBER = re.compile(rf"\d[.,]\Z|(?<![\d.,])\d{{1,3}}(?P<space>{_SPACE})\Z")
+_GOES_ON = re.compile(rf"[.,]\d|(?P<space>{_SPACE})\d{{3}}(?!\d)")
 _LATEX_FRACTION = re.compile(r"\\[dt]?frac\{(\d+)\}\{(\d+)\}")
 _ANSWER_IS = re.compile(r"\banswer(?:\s*\([^()\n]{0,40}\))?\s+is\b|\\boxed\s*\{", re.IGNORECASE)
 _LEAD = re.compile(r"\W*(?:(?:the\s+)?(?:final\s+)?answer(?:\s+is)?)?\W*", re.IGNORECASE)
@@ -62,12 +67,22 @@ def _canonical(value: Fraction) -> str:
     return text.rstrip("0").rstrip(".") if "." in text else text
 
 
+def _is_fragment(found: re.Match[str]) -> bool:
+    """Whether the number goes on beside the match, as around the 234 of "1.234,56", "1.234.5" and "1 234"."""
+    text, start, end = found.string, found.start("whole" if found["whole"] else "body"), found.end()
+    before = _ENDS_A_NUMBER.search(text[max(0, start - 5) : start])
+    if before and (not before["space"] or re.match(r"\d{3}(?!\d)", text[start : start + 4])):
+        return True
+    after = _GOES_ON.match(text, end)
+    return after is not None and (not after["space"] or re.fullmatch(r"\d{1,3}", text[start:end]) is not None)
+
+
 def _read_number(found: re.Match[str] | None) -> str | None:
-    """The canonical form of a match, or None if it is ambiguous, too long or a division by zero."""
+    """The canonical form of a match, or None if it is ambiguous, a fragment, too long or a division by zero."""
     if found is None:
         return None
     body, below = found["body"], found["below"] or "1"
-    if len(found[0]) > MAX_DIGITS or "/" in below or int(below) == 0:
+    if len(found[0]) > MAX_DIGITS or "/" in below or int(below) == 0 or _is_fragment(found):
         return None
     if "," in body and not _GROUPED.fullmatch(body):
         return None
@@ -79,7 +94,7 @@ def _read_number(found: re.Match[str] | None) -> str | None:
 
 def parse_number(text: str) -> str | None:
     """The number a text answers with, canonical ("18" for "18", "18.00", "$18"), or None. 50% reads as 50."""
-    plain = _LATEX_FRACTION.sub(r"\1/\2", text).replace("{,}", ",")
+    plain = _LATEX_FRACTION.sub(r"\1/\2", text).replace("{,}", ",").replace(r"\,", " ")
     _, marked, tail = plain.rpartition(MARKER)
     found = _NUMBER.search(tail[:FALLBACK_WINDOW]) if marked else None
     if found and _LEAD.fullmatch(tail[: found.start()]):
@@ -119,18 +134,21 @@ _STATED = re.compile(r"\b(?:the|final|correct)\s+answer\s+is\b[:\s]*([^\n]*)", r
 
 
 def parse_exact(text: str) -> str | None:
-    """What follows the last "####"; else the rest of the line after the last "the answer is"; else all of the text."""
+    """What follows the last "####"; else the rest of the line after the last "the answer is"; else all of the text.
+
+    Closing dots do not count: "The answer is yes." is "Yes" and "yes.".
+    """
     _, marked, tail = text.rpartition(MARKER)
-    if marked:
-        return normal(tail) or None
-    stated = last_match(_STATED, text)
-    if stated:
-        return normal(stated[1]).rstrip(". ") or None
-    return normal(text) or None
+    stated = None if marked else last_match(_STATED, text)
+    return _undotted(tail if marked else stated[1] if stated else text) or None
+
+
+def _undotted(text: str) -> str:
+    return normal(text).rstrip(". ")
 
 
 def same_exact(answer: str, gold: str) -> bool:
-    return normal(answer) in (normal(gold), parse_exact(gold))
+    return _undotted(answer) in (_undotted(gold), parse_exact(gold))
 
 
 # ---------------------------------------------------------------- choice
@@ -138,7 +156,7 @@ def same_exact(answer: str, gold: str) -> bool:
 _BARE_LETTER = re.compile(r"\s*\(?([A-Ja-j])\)?[.:]?\s*")
 _MARKED_LETTER = re.compile(
     r"(?:####|\b(?i:answer)(?:\s*\([^()\n]{0,40}\))?\s*(?:(?i:is)\b|:)|\\boxed\s*\{)\W*(?:text\{)?"
-    r"(?:(?i:option|choice)\s+)?\(?(?:([A-J])(?![\w'’])|([a-j])(?=\s*(?:[).,:;}]|$)))"
+    r"(?:(?i:option|choice)\s+)?\(?(?:(?!I [A-Za-z])([A-J])(?![\w'’])|([a-j])(?=\s*(?:[).,:;}]|$)))"  # "I think"
 )
 _BRACKETED_LETTER = re.compile(r"\(([A-Ja-j])\)")
 _LEADING_LETTER = re.compile(r"\s*\(?([A-J])[).:](?:\s|$)")
@@ -183,16 +201,19 @@ def _regex(pattern: str | None) -> Checker:
     return Checker("regex", parse, same)
 
 
-# ---------------------------------------------------------------- a user's function
+# ---------------------------------------------------------------- any
 
 
 def parse_any(text: str) -> str | None:
-    """The number in a text if it has one, else the text: what votes are counted by under a user's own checker."""
+    """The number in a text if it has one, else as ``exact``: what votes are counted by where no answer shows a form."""
     return parse_number(text) or parse_exact(text)
 
 
 def same_any(answer: str, gold: str) -> bool:
     return same_number(answer, gold) or same_exact(answer, gold)
+
+
+# ---------------------------------------------------------------- a user's function
 
 
 def _run_file(path: Path, name: str) -> ModuleType:
@@ -230,9 +251,10 @@ def _user(name: str) -> Checker:
 
     The function has TRL's reward signature, ``def reward(completions, **row) -> list[float]``: every argument is a
     list with one entry (completions: str; prompts: messages; question, answer, group, source). A score of 0.5 or more
-    is correct. Votes still need an answer: the number in the completion if it has one, else its text.
+    is correct. Votes still need an answer: they are counted as with ``any``.
     """
     function = _find_function(name)
+    file = Path(name.rpartition(":")[0]).expanduser()
     parameters = inspect.signature(function).parameters
     takes_all = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
 
@@ -249,7 +271,7 @@ def _user(name: str) -> Checker:
                 hint="It must return a list with one finite number for one completion.",
             ) from error
 
-    return Checker(name, parse_any, same_any, score)
+    return Checker(name, parse_any, same_any, score, hashlib.sha256(file.read_bytes()).hexdigest())
 
 
 def _one_score(scores: Any) -> float:
@@ -267,15 +289,16 @@ _BUILT_IN: dict[str, Callable[[str | None], Checker]] = {
     "exact": lambda _: Checker("exact", parse_exact, same_exact),
     "number": lambda _: Checker("number", parse_number, same_number),
     "choice": lambda _: Checker("choice", parse_choice, same_choice),
+    "any": lambda _: Checker("any", parse_any, same_any),
     "regex": _regex,
 }
 NAMES = tuple(_BUILT_IN)
 
 
 def checker(name: str, pattern: str | None = None) -> Checker:
-    """The checker ``name``: "exact", "number", "choice", "regex" (with ``pattern``) or "path/to/file.py:function".
+    """The checker ``name``: one of NAMES ("regex" with ``pattern``), or "path/to/file.py:function".
 
-    The last one executes the user's file. Raises RecipeError for anything else.
+    The latter executes the user's file. Raises RecipeError for anything else.
     """
     if pattern is not None and name != "regex":
         raise RecipeError(
@@ -292,9 +315,9 @@ def checker(name: str, pattern: str | None = None) -> Checker:
 
 
 def guess(answers: Sequence[str]) -> str:
-    """The checker that all gold answers fit: "number", "choice", else "exact" (also where there are none)."""
-    if answers and all(_PLAIN_NUMBER.fullmatch(a.strip()) and parse_number(a) is not None for a in answers):
+    """The checker that all gold answers fit: "number", "choice", else "exact"; "any" where there are none to go by."""
+    if not answers:
+        return "any"
+    if all(_PLAIN_NUMBER.fullmatch(a.strip()) and parse_number(a) is not None for a in answers):
         return "number"
-    if answers and all(_BARE_LETTER.fullmatch(a) for a in answers):
-        return "choice"
-    return "exact"
+    return "choice" if all(_BARE_LETTER.fullmatch(a) for a in answers) else "exact"

@@ -61,15 +61,16 @@ def _sniff(path: Path) -> str:
     _require_file(path)
     with path.open("rb") as f:
         head = f.read(8192)
-    if not head:
+    if not head.removeprefix(b"\xef\xbb\xbf"):
         raise DataError(f"{path} is empty.", hint="Put one question per line, for example " + EXAMPLE)
     if head.startswith(b"PAR1"):
         return "parquet"
     _refuse_binary(path, head)
-    if path.suffix == ".parquet":
+    suffix = path.suffix.lower()
+    if suffix == ".parquet":
         raise DataError(f"{path} is not a parquet file, though its name says so.", hint=_ACCEPTED)
-    if path.suffix in (".csv", ".tsv"):
-        return path.suffix[1:].upper()
+    if suffix in (".csv", ".tsv"):
+        return suffix[1:].upper()
     return "JSON list" if head.removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"[") else "JSON lines"
 
 
@@ -221,8 +222,8 @@ def _read_table(path: Path) -> list[Row]:
     limit = csv.field_size_limit(MAX_LINE)
     try:
         with path.open(encoding="utf-8-sig", newline="") as f:
-            reader = csv.reader(f, delimiter="\t" if path.suffix == ".tsv" else ",", strict=True)
-            header = next(reader)
+            reader = csv.reader(f, delimiter="\t" if path.suffix.lower() == ".tsv" else ",", strict=True)
+            header = [name.strip() for name in next(reader)]
             _check_header(path, header)
             for cells in reader:
                 if cells:

@@ -7,14 +7,14 @@ within one unit, whatever the order of the file; a unit never crosses a cut.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from pydantic import Field, model_validator
 
 from selftaught.config import Section
 from selftaught.errors import DataError
-from selftaught.tasks.base import Checker, TaskSet
+from selftaught.tasks.base import Checker, Held, TaskSet, wording
 from selftaught.types import Task, digest
 
 NAMES = ("train", "dev", "vault")
@@ -51,7 +51,7 @@ class Split:
 
 def prompt_key(task: Task) -> str:
     """Names a prompt up to case and white space."""
-    return digest("prompt", [[m["role"], " ".join(m["content"].casefold().split())] for m in task.prompt])
+    return digest("prompt", wording(task.prompt))
 
 
 def unit_key(task: Task) -> str:
@@ -65,13 +65,13 @@ def by_hash(tasks: Iterable[Task], seed: int) -> list[Task]:
 
 
 def dedupe(tasks: Sequence[Task], same: Callable[[str, str], bool]) -> tuple[list[Task], int]:
-    """One task per prompt, a labelled one where there is one, and how many were dropped.
+    """One task per prompt (up to case and white space), a labelled one where there is one, and how many were dropped.
 
     Raises DataError, naming both lines, where the same prompt has two answers that are not the ``same``.
     """
     kept: dict[str, Task] = {}
     for task in tasks:
-        other = kept.setdefault(task.id, task)
+        other = kept.setdefault(prompt_key(task), task)
         if other is task:
             continue
         if task.answer is not None and other.answer is not None and not same(task.answer, other.answer):
@@ -80,7 +80,7 @@ def dedupe(tasks: Sequence[Task], same: Callable[[str, str], bool]) -> tuple[lis
                 f"{other.answer[:80]!r} and {task.answer[:80]!r}.",
                 hint="Keep the line that is right and delete the other.",
             )
-        kept[task.id] = min(other, task, key=lambda t: (t.answer is None, t.group or "", t.answer or ""))
+        kept[prompt_key(task)] = min(other, task, key=lambda t: (t.answer is None, t.group or "", t.answer or "", t.id))
     return list(kept.values()), len(tasks) - len(kept)
 
 
@@ -128,9 +128,16 @@ def _notes(parts: Mapping[str, Sequence[Task]], shares: Mapping[str, float], pin
 
 
 def apart(tasks: Sequence[Task], held_out: Iterable[Task]) -> tuple[tuple[Task, ...], int]:
-    """``tasks`` without those whose prompt is also in ``held_out`` (up to case and white space), and how many went."""
-    taken: Collection[str] = {prompt_key(t) for t in held_out}
-    kept = tuple(t for t in tasks if prompt_key(t) not in taken)
+    """``tasks`` without those that show a prompt of ``held_out``, alone or inside a conversation, and how many went."""
+    held = Held(t.prompt for t in held_out)
+    kept = tuple(t for t in tasks if not held.shows(t.prompt))
+    return kept, len(tasks) - len(kept)
+
+
+def other_groups(tasks: Sequence[Task], held_out: Iterable[Task]) -> tuple[tuple[Task, ...], int]:
+    """``tasks`` without those whose group also stands in ``held_out``, and how many went."""
+    taken = {t.group for t in held_out} - {None}
+    kept = tuple(t for t in tasks if t.group not in taken)
     return kept, len(tasks) - len(kept)
 
 
@@ -161,16 +168,20 @@ def assemble(pool: Pool, shares: Mapping[str, float], seed: int, *, limit: int |
         parts = split(tasks, held_only if unlabelled else shares, seed)
     dev, from_dev = apart(parts.dev, parts.vault)
     guard_tasks, from_guard = apart(by_hash(guard, seed), (*dev, *parts.vault))
-    train, from_train = apart(parts.train, (*dev, *parts.vault, *guard_tasks))
+    held_out = (*dev, *parts.vault, *guard_tasks)
+    train, from_train = apart(parts.train, held_out)
+    train, from_groups = other_groups(train, held_out)
     counts = {"duplicate questions dropped": dropped,
               "questions dropped from train because they are held out": from_train,
+              "questions dropped from train because their group is held out": from_groups,
               "questions dropped from dev because they are in the vault": from_dev,
               "questions dropped from guard because they are in dev or vault": from_guard}  # fmt: skip
-    notes = [*pool.notes, *parts.notes, *(f"{count} {what}" for what, count in counts.items() if count)]
+    went = [f"{count} {what}" for what, count in counts.items() if count]
+    notes = [*pool.notes, *parts.notes, *went]
     if not (dev or parts.vault) and not any(t.answer for t in train):
         notes.append(NO_LABELS)
     return TaskSet(
-        train=_first(train, limit),
+        train=_first(train, limit, went),
         dev=dev,
         vault=parts.vault,
         guards={"guard": tuple(replace(t, split="guard") for t in guard_tasks)} if guard_tasks else {},
@@ -189,11 +200,11 @@ def _without_duplicates(pool: Pool) -> tuple[list[Task], list[Task] | None, list
     return tasks, holdout if pool.holdout is not None else None, guard, first + second + third
 
 
-def _first(train: Sequence[Task], limit: int | None) -> tuple[Task, ...]:
-    """The first ``limit`` in hash order: a smaller set is always part of a larger one."""
+def _first(train: Sequence[Task], limit: int | None, went: Sequence[str]) -> tuple[Task, ...]:
+    """The first ``limit`` in hash order: a smaller set is always part of a larger one. ``went``: what was dropped."""
     if not train:
         raise DataError(
-            "No question is left to train on.",
+            f"No question is left to train on{': ' if went else ''}{', '.join(went)}.",
             hint="Add questions (answers are optional), or raise tasks.train, the share that is trained on.",
         )
     return tuple(train[:limit])

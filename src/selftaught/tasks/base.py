@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from selftaught.types import Task, digest
+from selftaught.types import Message, Task, digest
 
 Parse = Callable[[str], str | None]
 Judge = Callable[[Task, str], float]
@@ -17,13 +17,15 @@ CORRECT_SCORE = 0.5
 class Checker:
     """``parse`` reads the answer out of a completion (None: there is none, so no vote); ``same`` compares what was
     parsed with a gold answer. ``score``, where there is one, decides what is correct instead of ``same``: a user's
-    reward function of (task, completion), correct from CORRECT_SCORE on.
+    reward function of (task, completion), correct from CORRECT_SCORE on. ``digest`` names the code that decides (the
+    SHA-256 of the user's file, "" for the built-in checkers), so that a resumed run can see that it was edited.
     """
 
     name: str
     parse: Parse
     same: Callable[[str, str], bool]
     score: Judge | None = None
+    digest: str = ""
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,24 @@ class Source(Protocol):
         Raises DataError with file, line and counts; nothing is skipped silently.
         """
         ...
+
+
+def wording(messages: Sequence[Message]) -> tuple[tuple[str, str], ...]:
+    """A prompt as (role, words) per turn, up to case and white space."""
+    return tuple((m["role"], " ".join(m["content"].casefold().split())) for m in messages)
+
+
+class Held:
+    """Held-out prompts, up to case and white space."""
+
+    def __init__(self, prompts: Iterable[Sequence[Message]]) -> None:
+        self._wordings = {wording(p) for p in prompts}
+        self._lengths = {len(turns) for turns in self._wordings}
+
+    def shows(self, messages: Sequence[Message]) -> bool:
+        """Whether a held-out prompt stands in ``messages``: as all of them, or as turns in a row."""
+        said = wording(messages)
+        return any(said[i : i + n] in self._wordings for n in self._lengths for i in range(len(said) - n + 1))
 
 
 def sizes(tasks: TaskSet) -> dict[str, int]:
