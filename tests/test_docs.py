@@ -270,3 +270,12 @@ def test_the_page_of_a_method_quotes_its_bundled_recipe() -> None:
     text = page("docs/self_consistency.md")
     assert f"the bundled recipe takes {method['samples']} at {method['temperature']}" in text
     assert f"{method['min_share']} in the bundled recipe" in text and method["formats"] == ["direct"]
+
+
+# ---------------------------------------------------------------- tests that a page names
+
+
+def test_every_test_that_a_page_names_is_there() -> None:
+    named = [(path, test) for page_ in PAGES for path, test in re.findall(r"(tests/\w+\.py)::(\w+)", page(page_))]
+    assert len(named) > 15
+    assert not [f"{path}::{test}" for path, test in named if f"def {test}(" not in (ROOT / path).read_text()]
