@@ -15,6 +15,7 @@ import selftaught
 import small
 from selftaught import ledger, loop
 from selftaught.config import read_recipe
+from selftaught.engines.base import Completion, Request
 from selftaught.errors import DataError, IntegrityError, ModelError, RecipeError, RunError, RunLocked, Stopped
 from selftaught.store import Store, read_rows, write_file
 from selftaught.types import Example, Labels, Verdict
@@ -220,6 +221,28 @@ def test_every_different_candidate_spends_a_look_until_they_are_spent(tmp_path: 
     assert ("candidate", "vault") not in found[3].reports(), "the vault was not opened for it"
     again = run_of(tmp_path / "again", "engine.learns=0.9", "gate.looks=3")
     assert again.rounds[0].looks["look"] == 1, "the same candidate is the same look"
+
+
+def test_what_a_budget_leaves_out_of_the_holdouts_is_held_out_all_the_same(tmp_path: Path) -> None:
+    path = small.write_jsonl(tmp_path / "q.jsonl", small.sum_rows(300))
+    folder = small.prepared(tmp_path / "run", f"tasks.path={path}", "budget.holdout_share=0.3")
+    whole = loop.load_whole(read_recipe(folder / "recipe.yaml"))
+    left_out = whole.vault[-1]
+    assert left_out not in loop.load_tasks(read_recipe(folder / "recipe.yaml")).vault
+
+    class Leaky(small.Counting):
+        """Writes a question of the vault in each of its unprompted texts."""
+
+        def _complete(self, request: Request, seed: int) -> Completion:
+            found = super()._complete(request, seed)
+            if len(request.prompt_ids) > 1:
+                return found
+            text = f"Q: {left_out.question}\nA: {left_out.answer}"
+            return Completion((*text.encode(), 257), (-0.1,) * (len(text.encode()) + 1), "stop")
+
+    done = loop.run(folder, engine=Leaky())
+    reasons = [v.reason for v in read_rows(folder / "round-000" / "examples" / "verdicts.parquet", Verdict)]
+    assert done.counts["kept replay"] == 0 and sum(left_out.question in r for r in reasons) == 20
 
 
 def test_another_budget_does_not_make_it_a_new_vault(tmp_path: Path) -> None:

@@ -111,8 +111,9 @@ class Transaction:
             **self.engine.describe(self.parent),
         }
         write_file(self.store.folder / "environment.json", canonical(environment) + b"\n")
+        asked = replace(self.whole, train=self.tasks.train)  # what a budget leaves out is held out all the same
         self.bench = RunBench(
-            self.store, self.engine, self.parent, self.tasks, self.recipe.seed, self.place, self.view, self.stop
+            self.store, self.engine, self.parent, asked, self.recipe.seed, self.place, self.view, self.stop
         )
         self.counts = self.bench.counts
 
@@ -167,7 +168,7 @@ class Transaction:
     def _curate(
         self, out: Path, made: Sequence[Example], replay: Sequence[Example], questions: dict[str, str]
     ) -> Mapping[str, Any]:
-        result = curate((*made, *replay), Context(self.recipe.curate, heldout(self.tasks), questions))
+        result = curate((*made, *replay), Context(self.recipe.curate, heldout(self.whole), questions))
         write_rows(out / "kept.parquet", Example, result.kept)
         write_rows(out / "rejected.parquet", Example, result.rejected)
         write_rows(out / "verdicts.parquet", Verdict, result.verdicts)
