@@ -24,7 +24,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (  # lowest first; a module may import wha
     ("bench", "budget"),
     ("round",),
     ("loop",),
-    ("report", "look", "summary", "integrity"),
+    ("report", "look", "summary", "integrity", "export"),
     ("api", "live"),
     ("",),  # selftaught itself: __init__.py offers what api has
     ("cli",),
@@ -45,6 +45,7 @@ STAGES = (
     "loop",
     "report",
     "integrity",
+    "export",
 )
 WITHIN_A_LAYER = {("methods.base", "engines.base"), ("methods.base", "tasks.base")}  # tokens, checkers
 MAY_IMPORT_MEMBERS = {"look": "tasks"}  # a look at data before there is a run reads it as the sources do

@@ -179,6 +179,17 @@ def verify(run: str | Path | RunRecord = "latest", *, head: str | None = None,
     return integrity.verify(_folder(run, runs), head)
 
 
+def export_model(run: str | Path | RunRecord, out: str | Path, *, anyway: bool = False,
+           runs: str | Path | None = None) -> Path:  # fmt: skip
+    """Copy a run's model to a new folder ``out``, with a card of its lineage and proof; ``anyway``: though rejected.
+
+    (Not called ``export``: that is the module behind it.)
+    """
+    from selftaught.export import export
+
+    return export(read_run(_folder(run, runs)), Path(out), anyway=anyway)
+
+
 def runs_root(root: str | Path | None = None) -> Path:
     """Where runs lie: ``root``, else $SELFTAUGHT_RUNS, else ./runs."""
     return Path(root or os.environ.get("SELFTAUGHT_RUNS") or "runs")

@@ -326,6 +326,23 @@ def verify(
 
 
 @command
+def export(
+    run: Named,
+    out: Annotated[Path, typer.Argument(metavar="FOLDER", help="A new folder for the model.")],
+    anyway: Annotated[bool, typer.Option("--anyway", help="Though the gate rejected it.")] = False,
+    runs: Runs = None,
+) -> int:
+    """Copy a run's model to a folder, with a card of its lineage and its proof.
+
+    The folder is what from_pretrained reads: a full model, or a PEFT adapter.
+    """
+    from selftaught import api
+
+    print(api.export_model(run, out, anyway=anyway, runs=runs))
+    return 0
+
+
+@command
 def recipes(json: Json = False) -> int:
     """List the bundled recipes."""
     from selftaught import api

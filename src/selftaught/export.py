@@ -1,0 +1,110 @@
+"""A run's model as a folder to give away: weights as any loader reads them, and a card of its lineage and proof."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from selftaught.config import to_yaml
+from selftaught.errors import RunError
+from selftaught.ledger import GOOD, RunRecord
+from selftaught.store import make_folder, publish_folder, remove, write_file
+from selftaught.types import Labels, Rule
+
+NOT_PROVED = {
+    "accepted": "The gain was shown on dev questions, which every run on them may look at; no vault confirmed it.",
+    "unproven": "**Nobody knows whether this model is better than its parent**: too few labelled questions to tell.",
+    "rejected": "**The gate rejected this model.** It is here for inspection.",
+}
+CARD = """---
+tags: [selftaught, synthetic-data]
+library_name: {library}
+---
+# {name}
+
+{kind} of `{model}`, trained on text that this model wrote itself by the method `{method}`, and judged on held-out
+questions. Outcome: **{outcome}** ({reason}).
+
+{warning}
+| rule | before | after | passed | how |
+|---|---|---|---|---|
+{rules}
+
+- Labels were used for: {labels}.
+- Training data: {kept} examples kept of {made} made; what was rejected, and why, is in the run's record.
+- Parent: `{parent}`
+- This model: `{candidate}`
+- Record: head `{head}` of {entries} entries. `selftaught verify` holds the record against itself.
+
+The recipe, as it ran:
+
+```yaml
+{recipe}```
+"""
+
+
+def export(record: RunRecord, out: Path, *, anyway: bool = False) -> Path:
+    """Copy the candidate's weights to ``out`` and write its card there. The record's bytes are checked first.
+
+    Raises RunError when there is no candidate, when it was rejected and ``anyway`` is not set, or when ``out`` is there
+    already; IntegrityError when the weights are not what was recorded.
+    """
+    weights = record.kept
+    if weights is None or not record.rounds:
+        raise RunError(f"{record.name} has no judged model ({record.outcome}).",
+                       hint=f"See: selftaught show {record.name}")  # fmt: skip
+    if record.outcome not in (*GOOD, "unproven") and not anyway:
+        raise RunError(f"{record.name} was {record.outcome}: its model is no better than the parent.",
+                       hint="Export it all the same with --anyway.")  # fmt: skip
+    if out.exists():
+        raise RunError(f"{out} is there already.", hint="Name a folder that is not.")
+    record.check_candidate()
+    temporary = out.with_name(f".tmp-{out.name}")
+    try:
+        make_folder(out.absolute().parent)
+        shutil.copytree(weights, temporary)
+        for path in temporary.iterdir():
+            path.chmod(0o644)
+        write_file(temporary / "README.md", card(record).encode())
+        publish_folder(temporary, out)
+    except OSError as error:
+        raise RunError(f"{out} cannot be written: {error.strerror}.", hint="Name another folder.") from error
+    finally:
+        if temporary.exists():
+            remove(temporary)
+    return out
+
+
+def card(record: RunRecord) -> str:
+    """The model card: what it came from, what was claimed, what the gate saw. It quotes the record and no model."""
+    done, facts = record.rounds[-1], record.facts("candidate")
+    lora = facts["kind"] == "lora"
+    return CARD.format(
+        library="peft" if lora else "transformers",
+        kind="A LoRA adapter" if lora else "A fine-tune",
+        name=record.name,
+        model=record.recipe.model,
+        method=done.method,
+        outcome=record.outcome,
+        reason=done.decision.reason,
+        warning=NOT_PROVED.get(record.outcome, ""),
+        rules="\n".join(_row(rule) for rule in done.decision.rules),
+        labels=_labels(done.labels),
+        kept=f"{done.counts['kept']:,}",
+        made=f"{done.counts['made']:,}",
+        parent=done.parent,
+        candidate=done.candidate,
+        head=record.chain[-1]["hash"],
+        entries=len(record.chain),
+        recipe=to_yaml(record.recipe),
+    )
+
+
+def _row(rule: Rule) -> str:
+    shares = ("" if share is None else f"{100 * share:.1f} %" for share in (rule.before, rule.after))
+    return "| " + " | ".join((rule.name, *shares, "yes" if rule.passed else "no", rule.detail)) + " |"
+
+
+def _labels(labels: Labels) -> str:
+    used = [name for name in ("training", "selection", "gate") if getattr(labels, name)]
+    return ", ".join(used) or "nothing"

@@ -1,0 +1,58 @@
+"""An exported model: the recorded bytes, a card that tells the truth, and nothing given away unasked."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import small
+from selftaught import ledger, loop
+from selftaught.errors import IntegrityError, RunError
+from selftaught.export import export
+from selftaught.ledger import RunRecord
+
+
+def run_of(folder: Path, *overrides: str) -> RunRecord:
+    small.prepared(folder, *overrides)
+    loop.run(folder)
+    return ledger.read_run(folder)
+
+
+def test_an_exported_model_has_the_recorded_bytes_and_a_card_with_its_proof(tmp_path: Path) -> None:
+    record = run_of(tmp_path / "run")
+    out = export(record, tmp_path / "deep" / "model")
+    assert record.kept is not None
+    assert (out / "scripted.json").read_bytes() == (record.kept / "scripted.json").read_bytes()
+    card = (out / "README.md").read_text()
+    assert "Outcome: **proved**" in card and "gain on vault" in card and "Labels were used for: gate." in card
+    assert record.rounds[0].parent in card and record.chain[-1]["hash"] in card and "seed: 5" in card
+    assert sorted(p.name for p in out.parent.iterdir()) == ["model"], "nothing is left beside it"
+
+
+def test_an_unproven_model_is_exported_with_a_warning_and_a_rejected_one_only_when_asked(tmp_path: Path) -> None:
+    unproven = run_of(tmp_path / "unproven", "tasks.dev=8")
+    assert "Nobody knows whether" in (export(unproven, tmp_path / "a") / "README.md").read_text()
+    rejected = run_of(tmp_path / "rejected", "engine.learns=-0.5")
+    with pytest.raises(RunError, match="no better than the parent"):
+        export(rejected, tmp_path / "b")
+    assert not (tmp_path / "b").exists()
+    assert "The gate rejected" in (export(rejected, tmp_path / "b", anyway=True) / "README.md").read_text()
+
+
+def test_what_cannot_be_exported_says_why_and_leaves_nothing(tmp_path: Path) -> None:
+    nothing = run_of(tmp_path / "nothing", "engine.answers=false")
+    with pytest.raises(RunError, match="has no judged model"):
+        export(nothing, tmp_path / "a")
+    record = run_of(tmp_path / "run")
+    (tmp_path / "there").mkdir()
+    with pytest.raises(RunError, match="is there already"):
+        export(record, tmp_path / "there")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RunError, match="cannot be written"):
+        export(record, tmp_path / "file" / "model")
+    assert record.kept is not None
+    (record.kept / "scripted.json").write_text('{"skill": 1.0}')
+    with pytest.raises(IntegrityError, match="is not what was recorded"):
+        export(record, tmp_path / "edited")
+    assert not (tmp_path / "edited").exists()
