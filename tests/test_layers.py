@@ -25,7 +25,9 @@ LAYERS: tuple[tuple[str, ...], ...] = (  # lowest first; a module may import wha
     ("round",),
     ("loop",),
     ("report", "look", "summary", "integrity", "export"),
+    ("doctor",),
     ("api", "live"),
+    ("tell",),
     ("",),  # selftaught itself: __init__.py offers what api has
     ("cli",),
     ("__main__",),

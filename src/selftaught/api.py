@@ -190,6 +190,13 @@ def export_model(run: str | Path | RunRecord, out: str | Path, *, anyway: bool =
     return export(read_run(_folder(run, runs)), Path(out), anyway=anyway)
 
 
+def doctor(runs: str | Path | None = None) -> list[Check]:
+    """Whether this machine is fit for a run whose folder would lie in ``runs``."""
+    from selftaught.doctor import examine
+
+    return examine(runs_root(runs))
+
+
 def runs_root(root: str | Path | None = None) -> Path:
     """Where runs lie: ``root``, else $SELFTAUGHT_RUNS, else ./runs."""
     return Path(root or os.environ.get("SELFTAUGHT_RUNS") or "runs")

@@ -24,7 +24,7 @@ from selftaught.errors import SelftaughtError, Stopped
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from selftaught.api import Started
+    from selftaught.integrity import Check
     from selftaught.ledger import RunRecord
 
 P = ParamSpec("P")
@@ -111,6 +111,22 @@ def dump(value: Any) -> int:
     return 0
 
 
+def said(how: Callable[[Any], None]) -> int:
+    """Print with a function of tell.py, which is imported now and not for ``--help``."""
+    from selftaught import tell
+
+    how(tell)
+    return 0
+
+
+def checked(checks: list[Check], json: bool, code: int) -> int:
+    """Print checks; ``code`` if one does not hold."""
+    from dataclasses import asdict
+
+    _ = dump([asdict(c) for c in checks]) if json else said(lambda tell: tell.checks(checks))
+    return 0 if all(c.ok for c in checks) else code
+
+
 def finish(record: RunRecord, quiet: bool, json: bool) -> int:
     """Print a finished run; the exit code is its outcome's."""
     from selftaught import ledger, summary
@@ -153,7 +169,8 @@ def run(words: Words = None, dry_run: Dry = False, json: Json = False, quiet: Qu
 
     recipe, overrides = split_words(words or [])
     if dry_run:
-        return tell_plan(api.plan(recipe, overrides), json)
+        found = api.plan(recipe, overrides)
+        return dump(found) if json else said(lambda tell: tell.plan(found))
     with live.showing(quiet, json) as (view, stop):
         record = api.run(recipe, *overrides, runs=runs, view=view, stop=stop)
     return finish(record, quiet, json)
@@ -166,26 +183,6 @@ def split_words(words: list[str]) -> tuple[str, list[str]]:
     if recipe in rest:
         rest.remove(recipe)
     return recipe, rest
-
-
-def tell_plan(plan: dict[str, Any], json: bool) -> int:
-    if json:
-        return dump(plan)
-    import yaml
-
-    print(yaml.safe_dump(plan["recipe"], sort_keys=False, allow_unicode=True))
-    print("\n".join(f"{name}: {count:,} questions" for name, count in plan["sizes"].items()), end="\n\n")
-    points = 100 * plan["recipe"]["gate"]["min_gain"]
-    for name, wanted in plan["needed"].items():
-        shown = f" → {provable(plan['provable'][name])}" if name in plan["provable"] else ""
-        have = plan["sizes"].get(name, 0)
-        print(f"{name}: {have:,} labelled items{shown}; {wanted:,} needed to prove {points:g} points")
-    print("\n".join(["", *plan["notes"]]) if plan["notes"] else "", end="\n")
-    return 0
-
-
-def provable(gain: float | None) -> str:
-    return "no gain can be proved" if gain is None else f"smallest provable gain {100 * gain:.1f} points"
 
 
 @command
@@ -262,31 +259,7 @@ def init(
     from selftaught import api
 
     started = api.init(file, model, out, force)
-    return dump(api.findings_json(started)) if json else tell_started(started)
-
-
-def tell_started(started: Started) -> int:
-    import shlex
-
-    from selftaught import summary
-
-    found = started.findings
-    shapes = ", ".join(f"{count:,} × {shape}" for shape, count in found.shapes.items())
-    split = ", ".join(f"{count:,} {name}" for name, count in found.sizes.items())
-    lines = [(f"{found.rows:,} rows of {found.format}: {shapes}",), (f"Split: {split}",), (found.proof,),
-             *((note,) for note in found.notes)]  # fmt: skip
-    sample = [("prompt", started.prompt), ("completion", started.completion),
-              ("answer", started.answer if started.answer is not None else "none could be read from it")]  # fmt: skip
-    if started.problem:
-        sample = [("problem", started.problem)]
-    blocks = [
-        summary.Block(str(found.path), tuple(lines)),
-        summary.Block(f"One question, as {started.model} sees it", tuple((k, summary.printable(v)) for k, v in sample)),
-        summary.Block(f"Wrote {started.out}. Next", ((f"selftaught run {shlex.quote(str(started.out))} --dry-run",),
-                                                   (f"selftaught run {shlex.quote(str(started.out))}",))),
-    ]  # fmt: skip
-    summary.draw(blocks, console())
-    return 0
+    return dump(api.findings_json(started)) if json else said(lambda tell: tell.started(started, console()))
 
 
 @command
@@ -313,16 +286,9 @@ def verify(
     Exit code 7 if anything does not hold. Note the head it prints somewhere else: whoever can write the record could
     make all of it anew, but not with the same head.
     """
-    from dataclasses import asdict
-
     from selftaught import api, errors
 
-    checks = api.verify(run, head=head, runs=runs)
-    if json:
-        dump([asdict(check) for check in checks])
-    else:
-        print("\n".join(f"{'ok   ' if c.ok else 'WRONG'}  {c.name:<10}  {c.detail}" for c in checks))
-    return 0 if all(c.ok for c in checks) else errors.IntegrityError.exit_code
+    return checked(api.verify(run, head=head, runs=runs), json, errors.IntegrityError.exit_code)
 
 
 @command
@@ -340,6 +306,14 @@ def export(
 
     print(api.export_model(run, out, anyway=anyway, runs=runs))
     return 0
+
+
+@command
+def doctor(json: Json = False, runs: Runs = None) -> int:
+    """See whether this machine is fit for a run: versions, memory, space, and a question to the bundled model."""
+    from selftaught import api
+
+    return checked(api.doctor(runs), json, 1)
 
 
 @command
