@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from io import StringIO
 
 import pytest
@@ -91,3 +92,14 @@ def test_a_pipe_gets_plain_lines_and_quiet_gets_none() -> None:
 
 def test_clock() -> None:
     assert [clock(s) for s in (41, 723, 3723)] == ["0:41", "12:03", "1:02:03"]
+
+
+def test_a_reader_that_left_does_not_end_the_run() -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    out = os.fdopen(writing, "w")
+    view = Plain(out)
+    view.stage("sample")
+    view.line("nobody reads this")
+    with pytest.raises(BrokenPipeError):
+        out.close()  # what was not read is still there to be lost

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
 from typing import Protocol, TextIO
@@ -55,7 +56,8 @@ class Plain:
         self.line(f"[{self._stage}] {done} of {total} {unit}, {pace(done, total, unit, now - self._began)}")
 
     def line(self, text: str) -> None:
-        print(text, file=self.out, flush=True)
+        with contextlib.suppress(BrokenPipeError):  # nobody reads on (| head): no reason to end a run
+            print(text, file=self.out, flush=True)
 
 
 def pace(done: int, total: int, unit: str, seconds: float) -> str:
