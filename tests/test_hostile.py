@@ -138,7 +138,7 @@ TEMPLATES = {
     "subclasses": "{{ ''.__class__.__mro__[1].__subclasses__() }}",
     "import": "{{ self.__init__.__globals__.__builtins__.__import__('os').system('touch CANARY') }}",
     "large range": "{% for i in range(10**9) %}x{% endfor %}",
-    "long loop": "{% for i in range(9999) %}{% for j in range(9999) %}{% endfor %}{% endfor %}",
+    "long loop": "{% for i in range(9999) %}" * 3 + "{% endfor %}" * 3,
     "no template": "{% for %}",
     "raises": "{{ raise_exception('only system messages') }}",
 }
