@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import pickle
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -128,6 +130,27 @@ def test_worker_processes_give_the_same_samples(llama):
     finally:
         pool.close()
     assert [[c.ids for c in group] for group in alone] == [[c.ids for c in group] for group in shared]
+
+
+SCRIPT = """
+import sys
+from selftaught.engines.base import Request
+from selftaught.engines.torch_engine import TorchEngine
+from selftaught.types import Sampling
+
+print("the script runs")
+engine = TorchEngine(TorchEngine.Options(processes=2, threads=1))
+requests = [Request(engine.open(sys.argv[1]), (1, 30 + i), Sampling(2, 1.0, max_tokens=5), (i, i + 50)) for i in range(9)]
+print(len(list(engine.generate(requests))))
+engine.close()
+"""
+
+
+def test_a_script_without_a_main_guard_runs_once_and_through(llama, tmp_path):
+    (tmp_path / "script.py").write_text(SCRIPT)
+    command = [sys.executable, "-W", "ignore", str(tmp_path / "script.py"), str(llama)]
+    found = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert (found.returncode, found.stdout) == (0, "the script runs\n9\n"), found.stderr
 
 
 # ---------------------------------------------------------------- rendering

@@ -6,12 +6,15 @@ threads; a larger one is better off with threads throughout. ``processes: auto``
 
 from __future__ import annotations
 
+import contextlib
 import os
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from functools import lru_cache
 from multiprocessing import get_context
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Literal
 
 from pydantic import Field, PositiveInt
@@ -154,7 +157,8 @@ class TorchEngine:
         pool = self._workers(self._processes(checkpoint))
         arguments = (checkpoint, self._dtype(checkpoint), self.options.prompt)
         largest = sorted(batches, key=lambda parts: -sum(len(p) for p in parts))
-        pending = {pool.submit(_work, *arguments, *_cut(requests, parts)): parts for parts in largest}
+        with _without_main():  # a worker starts when the first work is handed in
+            pending = {pool.submit(_work, *arguments, *_cut(requests, parts)): parts for parts in largest}
         done, total = 0, sum(len(r.seeds) for r in requests)
         try:
             while pending:
@@ -257,6 +261,17 @@ def _cancel(pending: Mapping[Future[Any], Any]) -> None:
 # ---------------------------------------------------------------- inside a worker
 
 _WORKER: dict[str, Any] = {}
+
+
+@contextlib.contextmanager
+def _without_main() -> Iterator[None]:
+    """While workers start, no ``__main__``: else each runs the user's script again, which may hold no guard."""
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
 
 
 def _start_worker() -> None:
