@@ -140,7 +140,8 @@ from selftaught.types import Sampling
 
 print("the script runs")
 engine = TorchEngine(TorchEngine.Options(processes=2, threads=1))
-requests = [Request(engine.open(sys.argv[1]), (1, 30 + i), Sampling(2, 1.0, max_tokens=5), (i, i + 50)) for i in range(9)]
+llama, sampling = engine.open(sys.argv[1]), Sampling(2, 1.0, max_tokens=5)
+requests = [Request(llama, (1, 30 + i), sampling, (i, i + 50)) for i in range(9)]
 print(len(list(engine.generate(requests))))
 engine.close()
 """
