@@ -1,4 +1,7 @@
-"""Keep or reject each example, with the reason. Kept + rejected = made, always; overlap cannot be switched off."""
+"""Keep or reject each example, with the reason. Kept + rejected = made, always; overlap cannot be switched off.
+
+It fails closed: an example on which a filter fails is rejected, and where a filter cannot be made nothing is curated.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,10 @@ from selftaught import load
 from selftaught.filters.base import Context, Filter
 from selftaught.types import Example, Verdict
 
-ORDER = ("overlap", "length", "repetition")  # the first filter with a reason rejects; overlap is never optional
+ORDER = ("overlap", "length", "repetition")  # the first with a reason rejects
+FAILED = "failed"  # the value of a verdict that stands for a filter's failure, not for its opinion
+
+Named = tuple[str, Filter]
 
 
 @dataclass(frozen=True)
@@ -18,14 +24,28 @@ class Curated:
     rejected: tuple[Example, ...]
     verdicts: tuple[Verdict, ...]  # one per rejected example, in the same order
 
+    @property
+    def failed(self) -> int:
+        """Examples that were rejected because a filter failed on them."""
+        return sum(v.value == FAILED for v in self.verdicts)
+
 
 def curate(examples: Sequence[Example], context: Context) -> Curated:
-    filters: list[tuple[str, Filter]] = [(name, load.member_class("filters", name)(context)) for name in ORDER]
+    """Raises RecipeError for limits that cannot be used, and whatever else keeps a filter from being made."""
+    return judge(examples, make_filters(context))
+
+
+def make_filters(context: Context) -> list[Named]:
+    """The filters in their order; on a context without tasks this checks the limits."""
+    return [(name, load.member_class("filters", name)(context)) for name in ORDER]
+
+
+def judge(examples: Sequence[Example], asked: Sequence[Named]) -> Curated:
     kept: list[Example] = []
     rejected: list[Example] = []
     verdicts: list[Verdict] = []
     for example in examples:
-        verdict = _first_objection(example, filters)
+        verdict = _first_objection(example, asked)
         if verdict is None:
             kept.append(example)
         else:
@@ -34,9 +54,16 @@ def curate(examples: Sequence[Example], context: Context) -> Curated:
     return Curated(tuple(kept), tuple(rejected), tuple(verdicts))
 
 
-def _first_objection(example: Example, filters: Sequence[tuple[str, Filter]]) -> Verdict | None:
-    for name, each in filters:
-        reason = each.reason(example)
-        if reason is not None:
-            return Verdict(example.id, f"filter:{name}", ok=False, reason=reason)
+def _first_objection(example: Example, asked: Sequence[Named]) -> Verdict | None:
+    name = ""
+    try:
+        for name, each in asked:
+            reason = each.reason(example)
+            if reason is not None:
+                return Verdict(example.id, f"filter:{name}", ok=False, reason=reason)
+        for name, each in asked:  # noqa: B007
+            each.keep(example)
+    except Exception as error:
+        why = f"filter {name} failed: {type(error).__name__}: {error}"
+        return Verdict(example.id, f"filter:{name}", ok=False, reason=why, value=FAILED)
     return None

@@ -15,8 +15,10 @@ from pathlib import Path
 
 from selftaught import budget, gate, ledger, load
 from selftaught.config import Recipe, to_yaml
+from selftaught.curate import make_filters
 from selftaught.engines.base import Engine, StopToken, never
 from selftaught.errors import DiskFull, IntegrityError, ModelError, RunError, SelftaughtError, Stopped
+from selftaught.filters.base import Context
 from selftaught.rollout import NO_ROOM, rollout
 from selftaught.round import Transaction, guard_margins
 from selftaught.settle import settle
@@ -55,6 +57,7 @@ def make_engine(recipe: Recipe) -> Engine:
 def plan(recipe: Recipe, engine: Engine | None = None) -> Plan:
     """Settle a recipe without running it. Raises what a run would raise about its model, data or recipe."""
     load.make("methods", recipe.method)
+    make_filters(Context(recipe.curate, ()))
     engine = engine or make_engine(recipe)
     try:
         settled, notes = settle(recipe, engine)

@@ -144,10 +144,10 @@ class Transaction:
         self._stage("curate")
         made = list(self.method.harvest(groups, self.bench))
         replay = self._replay() if made else []
-        questions = {t.id: t.question for t, _ in groups}
+        asked = {t.id: t for t, _ in groups}
         key = [self.recipe.digest, self.parent.digest, [e.id for e in made], [e.id for e in replay]]
         unit = self.store.unit(
-            "examples", digest(key), f"{self.place}/examples", lambda out: self._curate(out, made, replay, questions)
+            "examples", digest(key), f"{self.place}/examples", lambda out: self._curate(out, made, replay, asked)
         )
         self.counts = Counter(unit.facts["counts"])
         self.view.line(f"  {self.counts['made']} made: {self.counts['kept']} kept, {self.counts['rejected']} rejected")
@@ -166,9 +166,9 @@ class Transaction:
         return [Example(r.prompt_ids, r.completion_ids, r.text, source="replay", parents=(r.id,)) for r in whole]
 
     def _curate(
-        self, out: Path, made: Sequence[Example], replay: Sequence[Example], questions: dict[str, str]
+        self, out: Path, made: Sequence[Example], replay: Sequence[Example], asked: Mapping[str, Task]
     ) -> Mapping[str, Any]:
-        result = curate((*made, *replay), Context(self.recipe.curate, heldout(self.whole), questions))
+        result = curate((*made, *replay), Context(self.recipe.curate, heldout(self.whole), asked))
         write_rows(out / "kept.parquet", Example, result.kept)
         write_rows(out / "rejected.parquet", Example, result.rejected)
         write_rows(out / "verdicts.parquet", Verdict, result.verdicts)
@@ -181,6 +181,8 @@ class Transaction:
             "kept replay": len(result.kept) - own,
             "rejected": len(result.rejected),
         }
+        if result.failed:
+            counts["rejected because a filter failed"] = result.failed
         return {"counts": counts}
 
     def _teaches(self, examples: Sequence[Example]) -> bool:

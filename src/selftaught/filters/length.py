@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from selftaught.config import Section
-from selftaught.filters.base import Context
+from selftaught.filters.base import Context, Filter
 from selftaught.types import Example
 
 
-class Length:
+class Length(Filter):
     class Options(Section):
         pass
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from selftaught.config import Section
-from selftaught.filters.base import Context
+from selftaught.filters.base import Context, Filter
 from selftaught.types import Example
 
 SPAN = 20  # characters
 
 
-class Repetition:
+class Repetition(Filter):
     class Options(Section):
         pass
 
