@@ -51,6 +51,7 @@ class CurateConfig(Section):
     max_repetition: float = Field(default=0.6, gt=0, le=1)  # share of text that repeats earlier 20-character spans
     overlap_ngram: int = Field(default=13, ge=5)  # words; GPT-3 and lm-eval use 13
     duplicate_jaccard: float = Field(default=0.8, ge=0.7, le=1)  # of word 5-grams; from here on a near-duplicate
+    languages: list[str] = []  # ISO 639-1 codes; empty: any language
 
 
 class TrainConfig(Section):

@@ -12,7 +12,7 @@ from selftaught import load
 from selftaught.filters.base import Context, Filter
 from selftaught.types import Example, Verdict
 
-ORDER = ("overlap", "length", "repetition", "duplicates")  # the first with a reason rejects
+ORDER = ("overlap", "length", "repetition", "language", "duplicates")  # the first with a reason rejects
 FAILED = "failed"  # the value of a verdict that stands for a filter's failure, not for its opinion
 
 Named = tuple[str, Filter]
