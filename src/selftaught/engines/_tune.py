@@ -65,7 +65,7 @@ def trainable(model: Any, job: TuneJob) -> Any:
     is all there is to save. Its own rank, alpha and layers then stand, whatever the job says of them.
     """
     if job.kind == "full":
-        return model.float()
+        return model.float().requires_grad_(True)  # PEFT freezes what it merged into
     if job.parent.adapter:
         return with_adapter(model, Path(job.parent.adapter), trainable=True)
     from peft import LoraConfig, get_peft_model
