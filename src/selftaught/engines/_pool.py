@@ -236,6 +236,7 @@ def _serve(pipe: Any) -> None:
     """One job after the other, until the parent is gone; it hears of every token, and may end us at any time."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
     import torch
+    import transformers  # noqa: F401  the slow part of a start, so that it is over before the first word
 
     torch.set_num_threads(1)
     parent, held = os.getppid(), _Held(lambda event, /, **facts: pipe.send(("note", (event, facts))))
@@ -249,6 +250,7 @@ def _serve(pipe: Any) -> None:
         return os.getppid() != parent
 
     with contextlib.suppress(EOFError, OSError, Stopped):
+        pipe.send(("beat", None))
         while True:
             served, requests, parts = pipe.recv()
             answer: tuple[str, Any]
