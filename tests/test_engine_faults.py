@@ -25,7 +25,7 @@ from selftaught.engines._memory import Room, exhausted
 from selftaught.engines._sample import Part
 from selftaught.engines.base import Completion, Request, TuneJob
 from selftaught.engines.torch_engine import TorchEngine
-from selftaught.errors import NonFiniteError, OutOfMemory, Stopped, WorkerLost
+from selftaught.errors import ModelError, NonFiniteError, OutOfMemory, Stopped, WorkerLost
 from selftaught.evaluate import report
 from selftaught.rollout import rollout
 from selftaught.store import folder_digest
@@ -237,6 +237,15 @@ def _is_ours(process: Path) -> bool:
         return int(parent) == os.getpid() and state != "Z" and b"spawn_main" in (process / "cmdline").read_bytes()
     except OSError:
         return False
+
+
+def test_an_error_in_a_worker_arrives_as_it_is(llama: Path, tmp_path: Path) -> None:
+    model = Path(shutil.copytree(llama, tmp_path / "model"))
+    with workers(2) as engine:
+        asked = some_requests(engine, model)
+        (model / "model.safetensors").write_bytes(b"damaged")
+        with pytest.raises(ModelError, match=r"The model in .*model cannot be loaded"):
+            every(engine, asked)
 
 
 @linux

@@ -85,4 +85,4 @@ class Room:
                 f"Memory does not suffice for one row of {self.what}, {width} tokens: {said}", hint=self.hint
             )
         self.cells = rows // 2 * width
-        self.notice("out of memory", during=self.what, rows=rows, now=rows // 2, error=said)
+        self.notice("out of memory", during=self.what, rows=rows, now=rows // 2, said=said)

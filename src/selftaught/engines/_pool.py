@@ -13,10 +13,12 @@ import signal
 import sys
 import threading
 import time
+import traceback
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from multiprocessing import get_context
+from pickle import PickleError
 from types import ModuleType
 from typing import Any
 
@@ -66,7 +68,11 @@ class Pool:
     def run(
         self, served: Served, requests: Sequence[Request], batches: Sequence[Any], stop: StopToken
     ) -> Iterator[list[tuple[Any, list[Completion]]]]:
-        """Yields (part, its completions) lists, a batch each, as they finish. Stops within a second or so."""
+        """Yields (part, its completions) lists, a batch each, as they finish. Stops within a second or so.
+
+        One call at a time: what another one is busy with is not told apart from this one's.
+        """
+        assert not any(w.work for w in self.workers), "one call at a time: end the one before it first"
         largest = sorted(batches, key=lambda parts: -sum(len(p) for p in parts))
         waiting = deque(Work(parts) for parts in largest)
         try:
@@ -259,8 +265,12 @@ def _serve(pipe: Any) -> None:
             except (OSError, Stopped):
                 raise
             except Exception as error:
+                error.add_note("In a worker process:\n" + traceback.format_exc())
                 answer = "failed", error
-            pipe.send(answer)
+            try:
+                pipe.send(answer)
+            except (TypeError, AttributeError, ValueError, PickleError):  # an error that cannot travel
+                pipe.send(("failed", RuntimeError(f"{type(answer[1]).__name__}: {answer[1]}")))
 
 
 class _Held:

@@ -133,7 +133,7 @@ def _gradients(
         model.zero_grad(set_to_none=True)  # a part of the step is in there
         release()
         before, micro = micro, _less(examples, micro, said)
-        notice("out of memory", during="training", micro_tokens=before, now=micro, error=said)
+        notice("out of memory", during="training", micro_tokens=before, now=micro, said=said)
 
 
 def _less(examples: Sequence[Example], micro: int, said: str) -> int:
@@ -218,14 +218,12 @@ def _write(model: Any, job: TuneJob, out: Path, stored: torch.dtype) -> None:
             if path.is_file() and not path.name.startswith("model") and path.suffix in KEPT:
                 shutil.copyfile(path, out / path.name)
     else:
-        for config in model.peft_config.values():  # a set, whose order would differ from process to process
-            config.target_modules = _in_order(config.target_modules)
+        for config in model.peft_config.values():
+            for name, value in [*vars(config).items()]:
+                if isinstance(value, set):  # whose order would differ from process to process
+                    setattr(config, name, sorted(value))
             config.base_model_name_or_path = str(base)  # where PEFT looks for it while it saves
     model.eval().save_pretrained(out, safe_serialization=True)
     if job.kind == "lora":
         name_base(out, base)
         (out / "README.md").unlink(missing_ok=True)  # PEFT's form to fill in, with this machine's path in it
-
-
-def _in_order(names: Any) -> Any:
-    return names if isinstance(names, str) else sorted(names)
