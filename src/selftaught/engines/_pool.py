@@ -89,7 +89,9 @@ class Pool:
                     elif kind == "died":
                         waiting.extendleft(reversed(self._died(worker, requests)))
                     else:
-                        yield list(zip(worker.rest().parts, load, strict=True))
+                        parts = worker.rest().parts
+                        self._hand_out(waiting, served, requests)  # before whoever asked takes its time
+                        yield list(zip(parts, load, strict=True))
                 for worker in [w for w in self.workers if w.work and w.silent > self.patience]:
                     waiting.appendleft(self._hung(worker, requests))
         finally:
@@ -125,6 +127,7 @@ class Pool:
         return [(worker, kind, load) for worker, kind, load in heard if worker in self.workers]
 
     def _died(self, worker: _Worker, requests: Sequence[Request]) -> list[Work]:
+        worker.process.join(1)  # its pipe closes before it is gone, and its exit code should be its own
         work = self._drop(worker)
         work = replace(work, deaths=work.deaths + 1)
         code = worker.process.exitcode
