@@ -38,7 +38,7 @@ linux = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc and limi
 class Heard(list[tuple[str, dict[str, Any]]]):
     """A Notice that remembers."""
 
-    def __call__(self, event: str, /, **facts: str | int | float) -> None:
+    def __call__(self, event: str, **facts: str | int | float) -> None:
         self.append((event, facts))
 
     @property

@@ -248,7 +248,7 @@ def _serve(pipe: Any) -> None:
     import transformers  # noqa: F401  the slow part of a start, so that it is over before the first word
 
     torch.set_num_threads(1)
-    parent, held = os.getppid(), _Held(lambda event, /, **facts: pipe.send(("note", (event, facts))))
+    parent, held = os.getppid(), _Held(lambda event, **facts: pipe.send(("note", (event, facts))))
     last = 0.0
 
     def pulse() -> bool:

@@ -28,10 +28,10 @@ def quiet(done: int, total: int, unit: str) -> None:
 class Notice(Protocol):
     """Hears what an engine mended on its way: "out of memory", "worker died", "worker hung", "step refused"."""
 
-    def __call__(self, event: str, /, **facts: str | int | float) -> None: ...
+    def __call__(self, event: str, **facts: str | int | float) -> None: ...
 
 
-def unheard(event: str, /, **facts: str | int | float) -> None:
+def unheard(event: str, **facts: str | int | float) -> None:
     """A Notice that nobody reads."""
 
 

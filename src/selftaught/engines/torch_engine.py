@@ -60,7 +60,7 @@ class TorchEngine:
         self._room = Room(*SAMPLES, self._tell)
         self._room_to_score = Room("scores", SAMPLES[1], self._tell)
 
-    def _tell(self, event: str, /, **facts: str | int | float) -> None:
+    def _tell(self, event: str, **facts: str | int | float) -> None:
         self.notice(event, **facts)  # whoever listens by then
 
     # ------------------------------------------------------------ models
