@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from selftaught.engines._load import bundled_root
+from selftaught.engines._folders import bundled_root
 from selftaught.engines.torch_engine import TorchEngine
 from selftaught.rollout import rollout
 from selftaught.tasks._checkers import checker

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 ARCHITECTURES = ("llama", "qwen2", "gpt_neox", "gpt2", "gemma")
@@ -58,3 +59,27 @@ def checkpoint(
     model.save_pretrained(folder)
     tokenizer(chat).save_pretrained(folder)
     return folder
+
+
+RUN = """
+name: tiny
+seed: 5
+method: {name: self_consistency, samples: 8, temperature: 4.0, max_tokens: 60, vote: all, sample_format: direct,
+         formats: [direct]}
+tasks: {name: jsonl, checker: exact}
+train: {kind: lora, lr: 1e-3, steps: 4, batch_tokens: 512, lora_rank: 4, lora_alpha: 8}
+engine: {name: torch_engine, processes: 1, threads: 1, autocast: false}
+"""
+
+
+def run(folder: Path, *overrides: str) -> Path:
+    """A prepared run of a random model in ``folder/run``: it learns from all it says and is judged on a few answers."""
+    from selftaught import loop
+    from selftaught.config import parse_recipe
+
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = [json.dumps({"question": f"What is {i}+{i % 7}?", "answer": str(i + i % 7)}) for i in range(11, 51)]
+    (folder / "questions.jsonl").write_text("\n".join(rows) + "\n")
+    paths = (f"model={checkpoint(folder / 'model')}", f"tasks.path={folder / 'questions.jsonl'}")
+    loop.prepare(parse_recipe(RUN, "tiny", (*paths, *overrides)), folder / "run")
+    return folder / "run"

@@ -8,6 +8,8 @@
     │   ├── RunLocked               exit code 6   another process works in the run folder
     │   └── DiskFull                exit code 3   paused: nothing more can be written; what is finished is kept
     ├── IntegrityError              exit code 7   something on disk is not what the record says
+    ├── OutOfMemory                 exit code 1   the smallest piece of work does not fit into memory
+    ├── WorkerLost                  exit code 1   a worker process died or hung again and again on the same work
     └── NonFiniteError              exit code 1   training left the numbers; the round is rejected, nothing is published
 
 Control flow, not faults:
@@ -64,6 +66,14 @@ class DiskFull(RunError):
 
 class IntegrityError(SelftaughtError):
     exit_code = 7
+
+
+class OutOfMemory(SelftaughtError):
+    """One row at a time is still too much. Nothing half made was written."""
+
+
+class WorkerLost(SelftaughtError):
+    """The same samples cost more worker processes than they may. Nothing half made was written."""
 
 
 class NonFiniteError(SelftaughtError):

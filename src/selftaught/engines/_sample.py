@@ -9,11 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any
 
 import numpy as np
 import torch
 
+from selftaught.engines._memory import Room
 from selftaught.engines.base import Completion, Progress, Request, StopToken, never, quiet
 from selftaught.errors import Stopped
 from selftaught.types import Sampling
@@ -211,6 +213,23 @@ def sample_batch(
     return [(part, [next(rows) for _ in range(len(part))]) for part in parts]
 
 
+def sample(
+    model: Any, tokens: Any, requests: Sequence[Request], parts: Sequence[Part], room: Room, *, stop: StopToken = never
+) -> list[tuple[Part, list[Completion]]]:
+    """Run one planned batch in as few pieces as fit into memory."""
+
+    def piece(rows: Sequence[tuple[int, int]]) -> list[Completion]:
+        spans = [(request, [i for _, i in group]) for request, group in groupby(rows, key=lambda row: row[0])]
+        asked = [Part(request, span[0], span[-1] + 1) for request, span in spans]
+        return [c for _, found in sample_batch(model, tokens, requests, asked, stop=stop) for c in found]
+
+    rows = [(p.request, i) for p in parts for i in range(p.first, p.last)]
+    longest = max(len(requests[p.request].prompt_ids) for p in parts)
+    width = min(longest + requests[parts[0].request].sampling.max_tokens, tokens.context)
+    found = iter(room.run(piece, rows, width))
+    return [(part, [next(found) for _ in range(len(part))]) for part in parts]
+
+
 def ends(model: Any, tokens: Any) -> frozenset[int]:
     """End-of-text ids from the generation config and the tokenizer."""
     configured = getattr(model.generation_config, "eos_token_id", None)
@@ -232,6 +251,7 @@ def run(
     tokens: Any,
     requests: Sequence[Request],
     batches: Sequence[list[Part]],
+    room: Room,
     *,
     stop: StopToken = never,
     progress: Progress = quiet,
@@ -239,15 +259,14 @@ def run(
     """The planned batches one after the other, in this process."""
     done, total = 0, sum(len(r.seeds) for r in requests)
     for parts in batches:
-        finished = sample_batch(model, tokens, requests, parts, stop=stop)
+        finished = sample(model, tokens, requests, parts, room, stop=stop)
         done += sum(len(p) for p in parts)
         progress(done, total, "samples")
         yield finished
 
 
-@torch.inference_mode()
 def score(
-    model: Any, sequences: Sequence[tuple[int, ...]], *, rows: int = 32, stop: StopToken = never
+    model: Any, sequences: Sequence[tuple[int, ...]], room: Room, *, rows: int = 32, stop: StopToken = never
 ) -> list[list[float]]:
     """Log-probabilities of ids 1..n-1 of each sequence; right-padded batches of similar length, padding ignored."""
     result: list[list[float]] = [[] for _ in sequences]
@@ -257,13 +276,20 @@ def score(
             raise Stopped
         chosen = order[start : start + rows]
         width = max(len(sequences[i]) for i in chosen)
-        ids = torch.zeros((len(chosen), width), dtype=torch.long, device=model.device)
-        mask = torch.zeros_like(ids)
-        for row, i in enumerate(chosen):
-            ids[row, : len(sequences[i])] = torch.tensor(sequences[i], device=model.device)
-            mask[row, : len(sequences[i])] = 1
-        logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits[:, :-1].float()
-        picked = torch.log_softmax(logits, -1).gather(2, ids[:, 1:, None])[:, :, 0]
-        for row, i in enumerate(chosen):
-            result[i] = picked[row, : len(sequences[i]) - 1].tolist()
+        found = room.run(lambda some: _score(model, [sequences[i] for i in some]), chosen, width)
+        for i, scores in zip(chosen, found, strict=True):
+            result[i] = scores
     return result
+
+
+@torch.inference_mode()
+def _score(model: Any, sequences: Sequence[tuple[int, ...]]) -> list[list[float]]:
+    width = max(map(len, sequences))
+    ids = torch.zeros((len(sequences), width), dtype=torch.long, device=model.device)
+    mask = torch.zeros_like(ids)
+    for row, sequence in enumerate(sequences):
+        ids[row, : len(sequence)] = torch.tensor(sequence, device=model.device)
+        mask[row, : len(sequence)] = 1
+    logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits[:, :-1].float()
+    picked = torch.log_softmax(logits, -1).gather(2, ids[:, 1:, None])[:, :, 0]
+    return [picked[row, : len(sequence) - 1].tolist() for row, sequence in enumerate(sequences)]

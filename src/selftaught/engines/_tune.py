@@ -11,15 +11,20 @@ from typing import Any
 
 import torch
 
+from selftaught.engines._folders import name_base
+from selftaught.engines._load import with_adapter
 from selftaught.engines._losses import LOSSES
-from selftaught.engines.base import Progress, StopToken, Tuned, TuneJob, never, quiet
-from selftaught.errors import NonFiniteError, Stopped
+from selftaught.engines._memory import enough, exhausted, first_line, release
+from selftaught.engines.base import Notice, Progress, StopToken, Tuned, TuneJob, never, quiet, unheard
+from selftaught.errors import NonFiniteError, OutOfMemory, Stopped
 from selftaught.types import Example
 
-MICRO_TOKENS = 4096  # padded tokens that are run at once
+MICRO_TOKENS = 4096  # padded tokens that are run at once; halved where memory does not suffice for them,
+MIN_MICRO_TOKENS = 64  # down to these, or to one example at once
 WIDTH_STEP = 16
 KEPT = (".json", ".jinja", ".model", ".txt")  # configs and tokenizer files that go along with new weights
 MAX_REFUSED = 3  # non-finite steps that are skipped before the job gives up
+LESS = "Lower curate.max_tokens (shorter examples), use train.kind=lora, or a smaller model."
 
 
 def learning_rate(step: int, steps: int, job: TuneJob) -> float:
@@ -54,9 +59,15 @@ def length(example: Example) -> int:
 
 
 def trainable(model: Any, job: TuneJob) -> Any:
-    """The model to train: itself in float32 for "full", wrapped by PEFT on all linear layers for "lora"."""
+    """The model to train: itself in float32 for "full", wrapped by PEFT on all linear layers for "lora".
+
+    Where the parent is a model with an adapter, "lora" goes on training that adapter, so that one adapter on the base
+    is all there is to save. Its own rank, alpha and layers then stand, whatever the job says of them.
+    """
     if job.kind == "full":
-        return model.float()
+        return model.float().requires_grad_(True)  # PEFT freezes what it merged into
+    if job.parent.adapter:
+        return with_adapter(model, Path(job.parent.adapter), trainable=True)
     from peft import LoraConfig, get_peft_model
 
     config = LoraConfig(r=job.lora_rank, lora_alpha=job.lora_alpha, target_modules="all-linear", task_type="CAUSAL_LM")
@@ -64,9 +75,19 @@ def trainable(model: Any, job: TuneJob) -> Any:
 
 
 def tune(
-    model: Any, job: TuneJob, out: Path, *, autocast: bool, stop: StopToken = never, progress: Progress = quiet
+    model: Any,
+    job: TuneJob,
+    out: Path,
+    *,
+    autocast: bool,
+    stop: StopToken = never,
+    progress: Progress = quiet,
+    notice: Notice = unheard,
 ) -> Tuned:
-    """Train ``model`` in place by the job's plan and save it to ``out``. Nothing is written if it left the numbers."""
+    """Train ``model`` in place by the job's plan and save it to ``out``. Nothing is written if it left the numbers.
+
+    ``model`` is the parent without its adapter for "lora", with it merged for "full".
+    """
     torch.manual_seed(job.seed % 2**63)
     stored = next(model.parameters()).dtype
     model = trainable(model, job).train()
@@ -75,17 +96,20 @@ def tune(
     losses: list[float] = []
     norms: list[float] = []
     tokens = refused = 0
+    micro = MICRO_TOKENS
     for step, batch in enumerate(job.batches):
         if stop():
             raise Stopped
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, len(job.batches), job)
-        loss, count = _backward(model, [job.examples[i] for i in batch], autocast)
+        loss, count, micro = _gradients(model, [job.examples[i] for i in batch], autocast, micro, stop, notice)
         norm = float(torch.nn.utils.clip_grad_norm_(learned, job.clip))
         if math.isfinite(loss) and math.isfinite(norm):
-            optimizer.step()
+            with enough("for the optimizer's state", LESS):
+                optimizer.step()
         else:
             refused = _refuse(step, loss, norm, refused)
+            notice("step refused", step=step, loss=str(loss), norm=str(norm), refused=refused)
         optimizer.zero_grad(set_to_none=True)
         losses.append(loss)
         norms.append(norm)
@@ -95,11 +119,43 @@ def tune(
     return Tuned(tuple(losses), tokens, tuple(norms))
 
 
-def _backward(model: Any, examples: Sequence[Example], autocast: bool) -> tuple[float, int]:
+def _gradients(
+    model: Any, examples: Sequence[Example], autocast: bool, micro: int, stop: StopToken, notice: Notice
+) -> tuple[float, int, int]:
+    """``_backward``, with less at once where memory does not suffice: (mean loss, tokens, size of micro-batches)."""
+    while True:
+        try:
+            return *_backward(model, examples, autocast, micro, stop), micro
+        except Exception as error:
+            if not exhausted(error):
+                raise
+            said = first_line(error)
+        model.zero_grad(set_to_none=True)  # a part of the step is in there
+        release()
+        before, micro = micro, _less(examples, micro, said)
+        notice("out of memory", during="training", micro_tokens=before, now=micro, said=said)
+
+
+def _less(examples: Sequence[Example], micro: int, said: str) -> int:
+    """The next smaller size that cuts this step otherwise."""
+    before = [shape for _, shape in micro_batches(examples, micro)]
+    while micro // 2 >= MIN_MICRO_TOKENS and max(rows for rows, _ in before) > 1:
+        micro //= 2
+        if [shape for _, shape in micro_batches(examples, micro)] != before:
+            return micro
+    rows, width = before[0]
+    raise OutOfMemory(f"Memory does not suffice to train on {rows} × {width} tokens at once: {said}", hint=LESS)
+
+
+def _backward(
+    model: Any, examples: Sequence[Example], autocast: bool, micro: int = MICRO_TOKENS, stop: StopToken = never
+) -> tuple[float, int]:
     """Gradients of one step, accumulated over micro-batches of like lengths; (mean loss, tokens that carried it)."""
     total = sum(len(e.completion_ids) for e in examples)
     loss = 0.0
-    for part, shape in micro_batches(examples):
+    for part, shape in micro_batches(examples, micro):
+        if stop():
+            raise Stopped
         ids, mask, weights = collate(part, model.device, shape)
         with torch.autocast(model.device.type, dtype=torch.bfloat16) if autocast else nullcontext():
             logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits
@@ -109,8 +165,10 @@ def _backward(model: Any, examples: Sequence[Example], autocast: bool) -> tuple[
     return loss, total
 
 
-def micro_batches(examples: Sequence[Example]) -> Iterator[tuple[list[Example], tuple[int, int]]]:
-    """Split a step into (examples of one loss and like lengths, padded shape), longest first.
+def micro_batches(
+    examples: Sequence[Example], tokens: int = MICRO_TOKENS
+) -> Iterator[tuple[list[Example], tuple[int, int]]]:
+    """Split a step into (examples of one loss and like lengths, padded shape of about ``tokens``), longest first.
 
     Shapes are few (widths in steps of ``WIDTH_STEP``, rows in powers of two): a shape that the matrix library has
     not met costs it more than the padding does: nearly twice the speed on CPU (docs/LOG.md).
@@ -119,7 +177,7 @@ def micro_batches(examples: Sequence[Example]) -> Iterator[tuple[list[Example], 
         left = sorted((e for e in examples if e.loss == loss), key=length)
         while left:
             width = -(-length(left[-1]) // WIDTH_STEP) * WIDTH_STEP
-            rows = 1 << max(0, (MICRO_TOKENS // width).bit_length() - 1)
+            rows = 1 << max(0, (tokens // width).bit_length() - 1)
             while rows >= 2 * len(left):
                 rows //= 2
             yield left[-rows:], (rows, width)
@@ -143,12 +201,29 @@ def _save(model: Any, job: TuneJob, out: Path, stored: torch.dtype) -> None:
                 f"After training, {name} holds NaN or infinite values. Nothing was saved.",
                 hint="Lower train.lr, or raise train.warmup.",
             )
+    try:
+        with enough("to save the model", LESS):
+            _write(model, job, out, stored)
+    except BaseException:
+        for path in [*out.iterdir()]:  # nothing half written
+            path.unlink()
+        raise
+
+
+def _write(model: Any, job: TuneJob, out: Path, stored: torch.dtype) -> None:
+    base = Path(job.parent.model)
     if job.kind == "full":
         model = model.to(stored)
-        for path in Path(job.parent.model).iterdir():
+        for path in base.iterdir():
             if path.is_file() and not path.name.startswith("model") and path.suffix in KEPT:
                 shutil.copyfile(path, out / path.name)
     else:
-        for config in model.peft_config.values():  # a set, whose order would differ from process to process
-            config.target_modules = sorted(config.target_modules)
+        for config in model.peft_config.values():
+            for name, value in [*vars(config).items()]:
+                if isinstance(value, set):  # whose order would differ from process to process
+                    setattr(config, name, sorted(value))
+            config.base_model_name_or_path = str(base)  # where PEFT looks for it while it saves
     model.eval().save_pretrained(out, safe_serialization=True)
+    if job.kind == "lora":
+        name_base(out, base)
+        (out / "README.md").unlink(missing_ok=True)  # PEFT's form to fill in, with this machine's path in it

@@ -25,6 +25,16 @@ def quiet(done: int, total: int, unit: str) -> None:
     """A Progress that shows nothing."""
 
 
+class Notice(Protocol):
+    """Hears what an engine mended on its way: "out of memory", "worker died", "worker hung", "step refused"."""
+
+    def __call__(self, event: str, **facts: str | int | float) -> None: ...
+
+
+def unheard(event: str, **facts: str | int | float) -> None:
+    """A Notice that nobody reads."""
+
+
 @dataclass(frozen=True)
 class Request:
     """``len(seeds)`` samples of one prompt from one checkpoint; sample i's randomness comes from ``seeds[i]`` alone."""
@@ -122,7 +132,12 @@ class Tunes(Protocol):
 
 
 class Engine(Generates, Scores, Tunes, Protocol):
-    """Everything the loop needs of a local model."""
+    """Everything the loop needs of a local model.
+
+    ``notice`` may be set by whoever keeps a journal. What it hears changes no result; facts are plain JSON values.
+    """
+
+    notice: Notice
 
     def open(self, model: str) -> Checkpoint:
         """The checkpoint behind a folder, a hub id or ``bundled:NAME``. Raises ModelError saying what is wrong."""

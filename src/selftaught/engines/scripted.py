@@ -17,7 +17,18 @@ from pathlib import Path
 from pydantic import Field
 
 from selftaught.config import Section
-from selftaught.engines.base import Completion, Progress, Request, StopToken, Tuned, TuneJob, never, quiet
+from selftaught.engines.base import (
+    Completion,
+    Notice,
+    Progress,
+    Request,
+    StopToken,
+    Tuned,
+    TuneJob,
+    never,
+    quiet,
+    unheard,
+)
 from selftaught.errors import ModelError, NonFiniteError, Stopped
 from selftaught.types import Checkpoint, Message, digest, seed_for
 
@@ -62,6 +73,7 @@ class Scripted:
 
     def __init__(self, options: Scripted.Options) -> None:
         self.options = options
+        self.notice: Notice = unheard  # nothing here needs mending
 
     def open(self, model: str) -> Checkpoint:
         name, _, skill = model.partition(":")

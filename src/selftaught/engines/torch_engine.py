@@ -6,23 +6,32 @@ threads; a larger one is better off with threads throughout. ``processes: auto``
 
 from __future__ import annotations
 
-import contextlib
 import os
-import sys
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from functools import lru_cache
-from multiprocessing import get_context
 from pathlib import Path
-from types import ModuleType
 from typing import Any, Literal
 
 from pydantic import Field, PositiveInt
 
 from selftaught.config import PromptConfig, Section
-from selftaught.engines import _load
-from selftaught.engines.base import Completion, Progress, Request, StopToken, Tokens, Tuned, TuneJob, never, quiet
-from selftaught.errors import ModelError, Stopped
+from selftaught.engines import _folders, _load
+from selftaught.engines._memory import Room, enough
+from selftaught.engines._pool import SAMPLES, Pool, Served
+from selftaught.engines.base import (
+    Completion,
+    Notice,
+    Progress,
+    Request,
+    StopToken,
+    Tokens,
+    Tuned,
+    TuneJob,
+    never,
+    quiet,
+    unheard,
+)
+from selftaught.errors import ModelError
 from selftaught.types import Checkpoint
 
 # GNU OpenMP threads that spin while they wait make two busy processes ten times slower each; yielding after a thousand
@@ -30,7 +39,6 @@ from selftaught.types import Checkpoint
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 TINY_BYTES = 200_000_000  # float32 weights below this: processes; above: threads
-POLL_SECONDS = 0.2
 
 
 class TorchEngine:
@@ -40,21 +48,28 @@ class TorchEngine:
         processes: PositiveInt | Literal["auto"] = "auto"
         threads: PositiveInt | Literal["auto"] = "auto"
         max_rows: int = Field(default=256, ge=1)
+        patience: float = Field(default=600, gt=0)  # seconds without a token after which a worker counts as hung
         autocast: bool | Literal["auto"] = "auto"  # bf16 matrix products in training where the machine has them
         prompt: PromptConfig = PromptConfig()
 
     def __init__(self, options: TorchEngine.Options) -> None:
         self.options = options
-        self._pool: ProcessPoolExecutor | None = None
+        self.notice: Notice = unheard
+        self._pool: Pool | None = None
         self._loaded: dict[str, Any] = {}
+        self._room = Room(*SAMPLES, self._tell)
+        self._room_to_score = Room("scores", SAMPLES[1], self._tell)
+
+    def _tell(self, event: str, **facts: str | int | float) -> None:
+        self.notice(event, **facts)  # whoever listens by then
 
     # ------------------------------------------------------------ models
 
     def open(self, model: str) -> Checkpoint:
-        return _load.open_checkpoint(model)
+        return _folders.open_checkpoint(model)
 
     def tokens(self, checkpoint: Checkpoint) -> Tokens:
-        return _tokens(checkpoint.model, self.options.prompt)
+        return _load.load_tokens(checkpoint.model, self.options.prompt)
 
     def describe(self, checkpoint: Checkpoint) -> Mapping[str, str | int | float | bool]:
         import torch
@@ -141,7 +156,7 @@ class TorchEngine:
                 results = self._spread(checkpoint, some, batches, stop, progress)
             else:
                 model, tokens = self._model(checkpoint), self.tokens(checkpoint)
-                results = _sample.run(model, tokens, some, batches, stop=stop, progress=progress)
+                results = _sample.run(model, tokens, some, batches, self._room, stop=stop, progress=progress)
             for finished in results:
                 yield [(_sample.Part(mine[p.request], p.first, p.last), c) for p, c in finished]
 
@@ -154,38 +169,21 @@ class TorchEngine:
         progress: Progress,
     ) -> Iterator[Any]:
         """Batches over worker processes of one thread each. Which worker runs a batch does not change its result."""
-        pool = self._workers(self._processes(checkpoint))
-        arguments = (checkpoint, self._dtype(checkpoint), self.options.prompt)
-        largest = sorted(batches, key=lambda parts: -sum(len(p) for p in parts))
-        with _without_main():  # a worker starts when the first work is handed in
-            pending = {pool.submit(_work, *arguments, *_cut(requests, parts)): parts for parts in largest}
-        done, total = 0, sum(len(r.seeds) for r in requests)
-        try:
-            while pending:
-                finished, _ = wait(pending, timeout=POLL_SECONDS, return_when=FIRST_COMPLETED)
-                if stop():
-                    raise Stopped
-                for future in finished:
-                    parts = pending.pop(future)
-                    done += sum(len(p) for p in parts)
-                    progress(done, total, "samples")
-                    yield list(zip(parts, future.result(), strict=True))
-        finally:
-            _cancel(pending)
-            if pending:
-                self.close()
-
-    def _workers(self, count: int) -> ProcessPoolExecutor:
         if self._pool is None:
-            self._pool = ProcessPoolExecutor(count, mp_context=get_context("spawn"), initializer=_start_worker)
-        return self._pool
+            self._pool = Pool(self._processes(checkpoint), self.options.patience, self._tell)
+        served = Served(checkpoint, self._dtype(checkpoint), self.options.prompt)
+        done, total = 0, sum(len(r.seeds) for r in requests)
+        for finished in self._pool.run(served, requests, batches, stop):
+            done += sum(len(part) for part, _ in finished)
+            progress(done, total, "samples")
+            yield finished
 
     def score(
         self, checkpoint: Checkpoint, sequences: Sequence[tuple[int, ...]], *, stop: StopToken = never
     ) -> list[list[float]]:
         from selftaught.engines import _sample
 
-        return _sample.score(self._model(checkpoint), sequences, stop=stop)
+        return _sample.score(self._model(checkpoint), sequences, self._room_to_score, stop=stop)
 
     def tune(self, job: TuneJob, out: Path, *, stop: StopToken = never, progress: Progress = quiet) -> Tuned:
         import torch
@@ -194,25 +192,18 @@ class TorchEngine:
 
         torch.set_num_threads(self._threads())
         stored = _stored_dtype(job.parent.model) if job.kind == "lora" else "float32"
-        model = _load.load_model(job.parent, stored, self.device)
-        return _tune.tune(model, job, out, autocast=self._autocast(), stop=stop, progress=progress)
+        merge = job.kind == "full"  # "lora" goes on with the parent's adapter where there is one
+        with enough("for the model in training", _tune.LESS):
+            model = _load.load_model(job.parent, stored, self.device, merge=merge)
+        return _tune.tune(model, job, out, autocast=self._autocast(), stop=stop, progress=progress, notice=self._tell)
 
     def close(self) -> None:
         if self._pool is not None:
-            for process in list((self._pool._processes or {}).values()):
-                process.terminate()
-            self._pool.shutdown(wait=True, cancel_futures=True)
+            self._pool.close()
             self._pool = None
 
 
 # ---------------------------------------------------------------- helpers
-
-
-@lru_cache(maxsize=8)
-def _tokens(folder: str, prompt: PromptConfig) -> _load.TextTokens:
-    return _load.load_tokens(
-        Path(folder), chat=prompt.use_chat_template, form=prompt.format, step_by_step=prompt.step_by_step
-    )
 
 
 def _weight_bytes(folder: str) -> int:
@@ -243,53 +234,3 @@ def _check_room(requests: Sequence[Request], tokens: Any) -> None:
                 f"A prompt of {len(request.prompt_ids)} tokens leaves no room in a context of {context}.",
                 hint="Shorten the question, or use a model with a longer context.",
             )
-
-
-def _cut(requests: Sequence[Request], parts: Sequence[Any]) -> tuple[list[Request], list[Any]]:
-    """Only what one batch needs, renumbered, to send to a worker."""
-    from selftaught.engines._sample import Part
-
-    chosen = [requests[p.request] for p in parts]
-    return chosen, [Part(k, p.first, p.last) for k, p in enumerate(parts)]
-
-
-def _cancel(pending: Mapping[Future[Any], Any]) -> None:
-    for future in pending:
-        future.cancel()
-
-
-# ---------------------------------------------------------------- inside a worker
-
-_WORKER: dict[str, Any] = {}
-
-
-@contextlib.contextmanager
-def _without_main() -> Iterator[None]:
-    """While workers start, no ``__main__``: else each runs the user's script again, which may hold no guard."""
-    main = sys.modules["__main__"]
-    sys.modules["__main__"] = ModuleType("__main__")
-    try:
-        yield
-    finally:
-        sys.modules["__main__"] = main
-
-
-def _start_worker() -> None:
-    import signal
-
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides; it terminates us
-    import torch
-
-    torch.set_num_threads(1)
-
-
-def _work(
-    checkpoint: Checkpoint, dtype: str, prompt: PromptConfig, requests: list[Request], parts: list[Any]
-) -> list[list[Completion]]:
-    from selftaught.engines import _sample
-
-    if checkpoint.digest not in _WORKER:
-        _WORKER.clear()
-        _WORKER[checkpoint.digest] = _load.load_model(checkpoint, dtype, "cpu")
-    tokens = _tokens(checkpoint.model, prompt)
-    return [c for _, c in _sample.sample_batch(_WORKER[checkpoint.digest], tokens, requests, parts)]

@@ -1,0 +1,88 @@
+"""When memory does not suffice: take fewer rows at once, say so, and give up in words when one is too many."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
+
+from selftaught.engines.base import Notice
+from selftaught.errors import OutOfMemory
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+PHRASES = (  # of RuntimeErrors: torch's CPU allocator, C++, CUDA's libraries
+    "can't allocate memory",
+    "bad_alloc",
+    "out of memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+)
+
+
+def exhausted(error: BaseException) -> bool:
+    """Whether memory ran out: MemoryError, torch.OutOfMemoryError, or a RuntimeError in the words of an allocator."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    return isinstance(error, RuntimeError) and any(phrase in str(error) for phrase in PHRASES)
+
+
+def first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def release() -> None:
+    """Give back what a failed attempt held."""
+    gc.collect()
+    if "torch" in sys.modules and sys.modules["torch"].cuda.is_available():
+        sys.modules["torch"].cuda.empty_cache()
+
+
+@contextlib.contextmanager
+def enough(what: str, hint: str) -> Iterator[None]:
+    """Where nothing smaller can be tried, memory that does not suffice ends as OutOfMemory."""
+    try:
+        yield
+    except Exception as error:
+        if not exhausted(error):
+            raise
+        raise OutOfMemory(f"Memory does not suffice {what}: {first_line(error)}", hint=hint) from error
+
+
+class Room:
+    """What fits into memory at once, learnt by running out of it. Each time halves it, and ``notice`` hears of it."""
+
+    def __init__(self, what: str, hint: str, notice: Notice) -> None:
+        self.what, self.hint, self.notice = what, hint, notice
+        self.cells: int | None = None  # rows times width; None: all that are asked for
+
+    def run(self, work: Callable[[Sequence[T]], Sequence[R]], rows: Sequence[T], width: int) -> list[R]:
+        """``work(rows)``, each of at most ``width`` tokens, in as few pieces as fit, in order.
+
+        ``work`` gives one result per row, which may not depend on the rows beside it. Raises OutOfMemory when a row
+        alone is too large.
+        """
+        found: list[R] = []
+        while len(found) < len(rows):
+            left = rows[len(found) :]
+            some = left if self.cells is None else left[: max(1, self.cells // max(1, width))]
+            try:
+                found += work(some)
+                continue
+            except Exception as error:
+                if not exhausted(error):
+                    raise
+                said = first_line(error)
+            self._halve(len(some), width, said)  # out here, where nothing of the failed attempt lives on
+        return found
+
+    def _halve(self, rows: int, width: int, said: str) -> None:
+        release()
+        if rows == 1:
+            raise OutOfMemory(
+                f"Memory does not suffice for one row of {self.what}, {width} tokens: {said}", hint=self.hint
+            )
+        self.cells = rows // 2 * width
+        self.notice("out of memory", during=self.what, rows=rows, now=rows // 2, said=said)
