@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from selftaught.errors import RecipeError
 from selftaught.types import digest
@@ -66,7 +66,8 @@ class TrainConfig(Section):
     min_lr_share: float = Field(default=0.05, ge=0, le=1)  # where the cosine ends
     clip: float = Field(default=1.0, gt=0)
     weight_decay: float = Field(default=0.01, ge=0)
-    replay: float = Field(default=0.0, ge=0, le=1)  # share of the examples that are the parent's own unprompted text
+    start: Literal["parent", "base"] = "parent"  # base: again from the first model, on all accepted rounds' examples
+    replay: float = Field(default=0.0, ge=0, le=1)  # share of the examples that are the base's own unprompted text
     replay_samples: int = Field(default=2000, ge=1)  # how many such texts are sampled
     replay_max_tokens: int = Field(default=128, ge=1)
     lora_rank: int = Field(default=16, ge=1)
@@ -77,14 +78,31 @@ class GuardConfig(Section):
     """Non-inferiority: the candidate may lose at most ``margin`` on this suite."""
 
     suite: str
-    margin: float = Field(default=0.03, gt=0, lt=1)
+    margin: float | Literal["auto"] = "auto"  # auto: 0.03 of the questions; 0.2 nats per token on texts
+
+    @field_validator("margin")
+    @classmethod
+    def _positive(cls, value: float | str) -> float | str:
+        if not isinstance(value, str) and not 0 < value < 100:
+            raise ValueError("a margin is positive: the loss that has to be ruled out")
+        return value
 
 
 class GateConfig(Section):
     alpha: float = Field(default=0.05, ge=1e-9, lt=1)
     looks: int = Field(default=3, ge=1)  # K looks at a vault, each at alpha / K
     min_gain: float = Field(default=0.05, gt=0, lt=1)  # a smaller holdout than can show this gain ends "unproven"
-    guards: list[GuardConfig] | Literal["auto"] = "auto"  # auto: every suite the tasks bring besides the primary
+    guards: list[GuardConfig] | Literal["auto"] = "auto"  # auto: every suite the tasks bring, and the text guards
+    text: str | None = None  # a file of real text for the guard "text"
+    text_items: int = Field(default=1000, ge=1)  # texts at most in each text guard
+
+
+class ReviewConfig(Section):
+    """People judge kept examples before anything is trained on them. None is asked by default."""
+
+    who: Literal["none", "sample", "all"] = "none"
+    size: int = Field(default=50, ge=1)  # of a sample
+    max_rejected: float = Field(default=0.1, ge=0, le=1)  # of a sample; a larger share refuses the whole batch
 
 
 class BudgetConfig(Section):
@@ -97,13 +115,16 @@ class Recipe(Section):
     name: str = Field(default="self_consistency", pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")
     model: str = "bundled:sums"
     seed: int = Field(default=0, ge=0, lt=2**31)
-    rounds: Literal[1] = 1
+    rounds: int = Field(default=1, ge=1, le=1000)  # at most
+    patience: int = Field(default=1, ge=1)  # the run ends after so many rounds in a row that were not accepted
+    round_questions: int | None = Field(default=None, ge=1)  # training questions of a round; none: all, every round
     method: Member
     tasks: Member
     prompt: PromptConfig = PromptConfig()
     curate: CurateConfig = CurateConfig()
     train: TrainConfig = TrainConfig()
     gate: GateConfig = GateConfig()
+    review: ReviewConfig = ReviewConfig()
     engine: Member = Member(name=ENGINE)
     budget: BudgetConfig = BudgetConfig()
 

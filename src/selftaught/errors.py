@@ -14,6 +14,7 @@
 
 Control flow, not faults:
     Stopped                         exit code 4   Ctrl-C or a stop token; everything finished so far is kept
+    Waiting                         exit code 10  somebody has to answer first; everything finished so far is kept
 """
 
 from __future__ import annotations
@@ -84,3 +85,16 @@ class Stopped(Exception):
     """Raised at a unit boundary after Ctrl-C or a stop request. Finished units are on disk."""
 
     exit_code = 4
+
+
+class Waiting(Exception):
+    """Raised where a run cannot go on before people have answered. ``queue`` holds the questions, ``missing`` how many.
+
+    Silence is never consent: the run waits until every question has its answer.
+    """
+
+    exit_code = 10
+
+    def __init__(self, queue: str, missing: int) -> None:
+        super().__init__(f"waiting for {missing} answer{'' if missing == 1 else 's'} to {queue}")
+        self.queue, self.missing = queue, missing

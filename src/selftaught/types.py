@@ -25,12 +25,22 @@ OUTCOMES = (
     "unproven",
     "rejected",
     "nothing to train on",
+    "waiting",
     "paused",
     "stopped",
     "broken",
 )
 Outcome = Literal[
-    "promoted", "proved", "accepted", "unproven", "rejected", "nothing to train on", "paused", "stopped", "broken"
+    "promoted",
+    "proved",
+    "accepted",
+    "unproven",
+    "rejected",
+    "nothing to train on",
+    "waiting",
+    "paused",
+    "stopped",
+    "broken",
 ]
 
 
@@ -141,13 +151,24 @@ class Example:
 
 @dataclass(frozen=True)
 class Verdict:
-    """Anybody's opinion on anything: a filter's, an audit's, a person's."""
+    """Anybody's opinion on anything: a filter's, an audit's, a person's. ``value`` is a label, or an edited text."""
 
-    subject: str  # id of an Example, Rollout, Checkpoint, ...
+    subject: str  # id of an Example, Rollout, Checkpoint, Question, ...
     by: str  # "filter:overlap", "audit:collapse", "human:ana"
     ok: bool
     reason: str = ""
     value: str | None = None
+
+
+@dataclass(frozen=True)
+class Question:
+    """Something that somebody outside the run is asked: an opinion on a text, or an answer."""
+
+    subject: str  # id of what it is about, or of a task: what the Verdict will name
+    kind: str  # "review": is this text good to learn from?; "answer": what is the answer?
+    question: str
+    text: str = ""  # what is to be judged
+    why: str = ""  # why this one was chosen
 
 
 @dataclass(frozen=True)
@@ -172,7 +193,11 @@ class Metric:
 
 @dataclass(frozen=True)
 class Report:
-    """What was measured on one checkpoint: an evaluation, an audit or a probe."""
+    """What was measured on one checkpoint: an evaluation, an audit or a probe.
+
+    ``unit`` says what ``scores`` are: "share" (0 to 1 per item, more is better) or "nats" (natural-log probability of a
+    text per token, more is better).
+    """
 
     kind: str  # "evaluation", "audit"
     name: str  # suite or audit
@@ -182,6 +207,20 @@ class Report:
     scores: tuple[float, ...] = ()  # per item, in the order of ``items``; what a paired test needs
     items: tuple[str, ...] = ()  # task ids
     groups: tuple[str | None, ...] = ()
+    unit: str = "share"
+
+
+@dataclass(frozen=True)
+class Item:
+    """One held-out item as one checkpoint answered it: what a reader needs to judge it again without our code."""
+
+    id: str  # of the task or text
+    question: str
+    group: str | None
+    gold: str | None
+    answer: str | None  # as the checker read it
+    score: float
+    error: str | None = None
 
 
 @dataclass(frozen=True)
@@ -193,6 +232,7 @@ class Rule:
     after: float | None
     passed: bool
     detail: str = ""
+    unit: str = "share"  # of before and after, as in Report
 
 
 @dataclass(frozen=True)
@@ -204,7 +244,7 @@ class Decision:
 
 @dataclass(frozen=True)
 class Labels:
-    """What gold labels were used for. Recorded by the bench and the gate, never asserted by a recipe."""
+    """What labels were used for: gold answers, and what people said. Recorded by the loop, never asserted."""
 
     training: bool = False
     selection: bool = False
@@ -213,7 +253,12 @@ class Labels:
 
 @dataclass(frozen=True)
 class Round:
-    """The record of one transaction."""
+    """The record of one transaction.
+
+    ``evaluations`` names, per suite, the units with the answers before and after that the decision rests on. On dev
+    "before" is the parent, on guards the model that the run began with (else small losses would add up over rounds
+    unseen), on the vault the last model that was proved.
+    """
 
     index: int
     parent: str
@@ -223,6 +268,7 @@ class Round:
     labels: Labels
     method: str
     looks: Mapping[str, int] = field(default_factory=dict)
+    evaluations: Mapping[str, tuple[str, str]] = field(default_factory=dict)
 
 
 def as_json(value: Any) -> Any:

@@ -1,0 +1,108 @@
+"""Evaluate and gate: the answers before and after, the decision on dev and guards, and one counted look at the vault.
+
+On dev a candidate is compared with its parent; on guards with the model that the run began with, so that small losses
+do not add up over rounds unseen; on the vault with the last model that was proved, so that small gains do add up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from selftaught import gate, ledger
+from selftaught.evaluate import items, report
+from selftaught.rollout import rollout
+from selftaught.rows import write_rows
+from selftaught.setting import Setting
+from selftaught.store import write_report
+from selftaught.types import Checkpoint, Decision, Item, Report, Rollout, Task, digest
+
+
+@dataclass
+class Judge:
+    """Judges one round's candidate; ``looks``, ``evaluations`` and ``labels_read`` say afterwards what it took."""
+
+    setting: Setting
+    place: str
+    parent: Checkpoint
+    proven: Checkpoint  # the last model of the run that was proved, at first the base
+    looks: dict[str, int] = field(default_factory=dict)
+    evaluations: dict[str, tuple[str, str]] = field(default_factory=dict)
+    labels_read: bool = False
+
+    def decide(self, candidate: Checkpoint) -> Decision:
+        s = self.setting
+        before = {"dev": (self.parent, s.tasks.dev)} | {n: (s.base, s.tasks.guards[n]) for n in s.margins}
+        asked = {name: pair for name, pair in before.items() if pair[1]}
+        s.stage("evaluate", "before and after on " + ", ".join(asked))
+        pairs = {name: self._pair(old, candidate, name, suite) for name, (old, suite) in asked.items()}
+        s.stage("gate")
+        guards = {name: (*pairs[name], margin) for name, margin in s.margins.items()}
+        decision = gate.decide(s.recipe.gate, pairs.get("dev"), guards)
+        if decision.outcome != "accepted" or not s.tasks.vault:
+            return decision
+        return self._look(decision, candidate)
+
+    def _look(self, decision: Decision, candidate: Checkpoint) -> Decision:
+        """The look is on record before its result is known; past the last one the vault stays shut."""
+        s, config = self.setting, self.setting.recipe.gate
+        look = ledger.spend_look(
+            ledger.registry(s.recipe, s.store.folder),
+            [t.id for t in s.whole.vault],
+            candidate.digest,
+            s.store.folder.name,
+            share=config.alpha / config.looks,
+            asked=digest(sorted(t.id for t in s.tasks.vault)),
+        )
+        self.looks = {"look": look, "of": config.looks}
+        s.view.line(f"  accepted on dev; look {look} of {config.looks} on the vault")
+        if look > config.looks:
+            empty = Report("evaluation", "vault", candidate.digest, "vault")
+            return gate.prove(decision, config, empty, empty, look)
+        return gate.prove(decision, config, *self._pair(self.proven, candidate, "vault", s.tasks.vault), look)
+
+    def _pair(self, old: Checkpoint, new: Checkpoint, suite: str, tasks: Sequence[Task]) -> tuple[Report, Report]:
+        (first, before), (second, after) = (
+            self._evaluate(old, "parent", suite, tasks),
+            self._evaluate(new, "candidate", suite, tasks),
+        )
+        self.evaluations[suite] = (first, second)
+        return before, after
+
+    def _evaluate(self, checkpoint: Checkpoint, role: str, suite: str, tasks: Sequence[Task]) -> tuple[str, Report]:
+        """(id of the unit, its report); what an earlier round answered already is read back."""
+        s = self.setting
+        key = digest(checkpoint.digest, [t.id for t in tasks], s.recipe.digest)
+        unit = s.store.unit(
+            "evaluation",
+            key,
+            f"{self.place}/evaluate/{role}-{suite}",
+            lambda out: self._answer(out, checkpoint, role, suite, tasks),
+        )
+        self.labels_read = True
+        found = ledger.read_report(unit.folder / "report.json")
+        s.view.line(f"  {role} on {suite}: {100 * found.metrics['accuracy'].value:.1f} % of {len(tasks)}")
+        return unit.id, found
+
+    def _answer(
+        self, out: Path, checkpoint: Checkpoint, role: str, suite: str, tasks: Sequence[Task]
+    ) -> Mapping[str, Any]:
+        s = self.setting
+        rows = rollout(
+            s.engine,
+            checkpoint,
+            s.tokens,
+            [s.method.ask(t) for t in tasks],
+            replace(s.method.sampling(), n=1, temperature=0.0),
+            s.tasks.checkers,
+            run_seed=s.recipe.seed,
+            stop=s.stop,
+            progress=s.view.progress,
+        )
+        found = report(suite, suite, checkpoint, tasks, rows, s.tasks)
+        write_rows(out / "rows.parquet", Rollout, rows)
+        write_rows(out / "items.parquet", Item, items(tasks, rows, found))
+        write_report(out / "report.json", found)
+        return {"role": role, "suite": suite, "accuracy": round(found.metrics["accuracy"].value, 6)}

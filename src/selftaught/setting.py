@@ -1,0 +1,131 @@
+"""What all rounds of a run share: recipe, engine, questions, the model it began with; checked once, before anything."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from selftaught import budget, gate, ledger, load
+from selftaught.config import GateConfig, Recipe
+from selftaught.engines.base import Engine, StopToken, Tokens
+from selftaught.errors import IntegrityError, RecipeError, RunError
+from selftaught.methods.base import Method
+from selftaught.store import Store, file_digest, write_file, write_rows
+from selftaught.tasks.base import TaskSet, sizes
+from selftaught.types import VERSION, Checkpoint, Task, canonical, digest
+from selftaught.view import View
+
+
+@dataclass(frozen=True)
+class Setting:
+    """``whole`` is everything the source brings; ``tasks`` what the recipe's budget allows of it.
+
+    Looks are counted against the whole vault, so that another budget does not make it a new one.
+    """
+
+    store: Store
+    recipe: Recipe
+    engine: Engine
+    whole: TaskSet
+    tasks: TaskSet
+    method: Method
+    base: Checkpoint  # the model that the run began with
+    tokens: Tokens
+    margins: Mapping[str, float]  # guard suite -> the loss that has to be ruled out
+    view: View
+    stop: StopToken
+
+    def stage(self, name: str, detail: str = "") -> None:
+        self.store.journal("stage", stage=name)
+        self.view.stage(name, detail)
+
+
+def prepare(store: Store, recipe: Recipe, engine: Engine, whole: TaskSet, view: View, stop: StopToken) -> Setting:
+    """Open the model, commit the questions, and refuse to go on with a run that began with something else.
+
+    Raises IntegrityError naming what changed, and what the model, the recipe or the registry of looks is refused for.
+    """
+    store.journal("stage", stage="prepare")
+    view.stage("prepare", recipe.model)
+    tasks = budget.trim(whole, recipe)
+    margins = guard_margins(recipe.gate, tasks)
+    base = engine.open(recipe.model)
+    tokens = engine.tokens(base)
+    if recipe.train.replay:
+        tokens.encode("")  # a model that cannot write unprompted says so now, not after sampling
+    _check_registry(store, recipe, tasks)
+    facts = {
+        "recipe": recipe.digest,
+        "recipe.yaml": file_digest(store.folder / "recipe.yaml"),
+        "model": base.digest,
+        "counts": sizes(tasks),
+        "notes": list(tasks.notes),
+        "vault": whole.vault_digest,
+        "questions": contents(tasks),
+        "checkers": {c.name: c.digest for c in tasks.checkers.values() if c.digest},
+    }
+    _check_beginning(store, facts)
+    store.unit("tasks", facts, "tasks", lambda out: _write_tasks(out, tasks, facts))
+    environment = {
+        "selftaught": VERSION,
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+        "system": platform.system(),
+        **engine.describe(base),
+    }
+    write_file(store.folder / "environment.json", canonical(environment) + b"\n")
+    method = load.make("methods", recipe.method)
+    return Setting(store, recipe, engine, whole, tasks, method, base, tokens, margins, view, stop)
+
+
+def _check_beginning(store: Store, facts: Mapping[str, Any]) -> None:
+    began = store.chain[0]["facts"] if store.chain else facts
+    changed = [k for k in facts if facts[k] != began.get(k)]
+    if changed:
+        raise IntegrityError(
+            f"This run began with another {', '.join(changed)}.",
+            hint="A run keeps the recipe, model and questions it began with. Restore them, or start a new run.",
+        )
+
+
+def _check_registry(store: Store, recipe: Recipe, tasks: TaskSet) -> None:
+    registry = ledger.registry(recipe, store.folder)
+    written = [p for p in (registry, registry.with_name(registry.name + ".lock")) if p.exists()]
+    shut = [p for p in (registry.parent, *written) if not os.access(p, os.W_OK)]
+    if tasks.vault and shut:
+        raise RunError(
+            f"Looks at the vault are counted in {shut[0]}, where nothing may be written.",
+            hint="Allow it, or copy the questions to a folder of your own.",
+        )
+
+
+def _write_tasks(out: Path, tasks: TaskSet, facts: Mapping[str, Any]) -> Mapping[str, Any]:
+    write_rows(out / "train.parquet", Task, tasks.train)
+    write_rows(out / "dev.parquet", Task, tasks.dev)
+    write_rows(out / "vault.parquet", Task, tasks.vault)
+    for name, suite in tasks.guards.items():
+        write_rows(out / f"guard-{name}.parquet", Task, suite)
+    return facts
+
+
+def guard_margins(config: GateConfig, tasks: TaskSet) -> dict[str, float]:
+    """Guard suite -> the loss it may show. Raises RecipeError for a suite that the tasks do not bring."""
+    if config.guards == "auto":
+        return {name: gate.MARGIN for name, suite in tasks.guards.items() if suite}
+    unknown = [g.suite for g in config.guards if not tasks.guards.get(g.suite)]
+    if unknown:
+        raise RecipeError(
+            f"There is no guard suite {unknown[0]!r} in these tasks.",
+            hint=f"They bring: {', '.join(tasks.guards) or 'none'}. See gate.guards.",
+        )
+    return {g.suite: g.margin for g in config.guards}
+
+
+def contents(tasks: TaskSet) -> str:
+    """Names every question of a run with its answer, checker and group, suite by suite."""
+    suites = {"train": tasks.train, "dev": tasks.dev, "vault": tasks.vault, **tasks.guards}
+    return digest({name: [[t.id, t.answer, t.checker, t.group] for t in suite] for name, suite in suites.items()})
