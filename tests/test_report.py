@@ -20,7 +20,8 @@ from selftaught.config import GateConfig, Member, Recipe, to_yaml
 from selftaught.errors import IntegrityError
 from selftaught.gate import decide, paired_interval, prove, wilson
 from selftaught.ledger import record as record_round
-from selftaught.store import Store, append_line, read_rows, write_file, write_rows
+from selftaught.rows import read_rows, write_rows
+from selftaught.store import Store, append_line, write_file
 from selftaught.types import (
     Decision,
     Example,
