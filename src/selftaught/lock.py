@@ -156,7 +156,7 @@ def _keepers(path: Path) -> list[int]:
         with suppress(OSError):
             if os.readlink(link) == target and "FLOCK" in (link.parents[1] / "fdinfo" / link.name).read_text():
                 found.add(int(link.parts[2]))
-    return sorted(found - {os.getpid()})
+    return sorted(found)
 
 
 def _boot() -> str:
