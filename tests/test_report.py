@@ -86,7 +86,7 @@ class Made:
         write_file(self.folder / "recipe.yaml", to_yaml(self.recipe).encode())
         write_file(self.folder / "environment.json", canonical(
             {"selftaught": "0.1.0", "python": "3.11.9", "torch": "2.9.1", "parameters": 3_412_992, "dtype": "float32",
-             "threads": 1, "processes": 2, "exact": True}))  # fmt: skip
+             "threads": 1, "processes": 2, "exact": True}) + b"\n")  # fmt: skip
         self.store = Store(self.folder)
         names = {"train": self.size, "dev": self.size, "vault": self.size, "copying": self.size}
         self.tasks = {n: [question(self.rng, n) for _ in range(k)] for n, k in names.items()}

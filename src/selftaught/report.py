@@ -29,7 +29,7 @@ from selftaught.config import to_yaml
 from selftaught.gate import mcnemar, paired_interval, wins_losses
 from selftaught.ledger import RunRecord, read_report, read_run
 from selftaught.rows import read_rows
-from selftaught.store import GENESIS, check_files, write_file
+from selftaught.store import GENESIS, check_files, read_lines, write_file
 from selftaught.types import Example, Metric, Report, Task, Verdict
 
 T = TypeVar("T")
@@ -345,11 +345,10 @@ def pairs(
 def cost(record: RunRecord) -> dict[str, Any]:
     stages, attempts = stage_seconds(record.journal)
     facts = [e["facts"] for e in record.units("rollouts")]
-    path = record.path / "environment.json"
     return {
         "stages": stages, "attempts": attempts, "trained": record.facts("candidate").get("tokens", 0),
         **{key: sum(f.get(key, 0) for f in facts) for key in ("samples", "tokens", "truncated")},
-        "machine": json.loads(path.read_text(encoding="utf-8")) if path.exists() else {},
+        "machine": next(iter(read_lines(record.path / "environment.json")), {}),
     }  # fmt: skip
 
 

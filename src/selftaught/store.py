@@ -255,10 +255,10 @@ class Store:
             remove(leftover)
         chain = read_chain(self.folder)
         if chain and format_of(chain) != FORMAT:
-            began = began_by(self.folder) or "an earlier version"
+            began = began_by(self.folder) or "an earlier"
             raise RunError(
-                f"{self.folder} is a record of format {format_of(chain)}, begun by selftaught {began}; "
-                f"selftaught {VERSION} goes on with format {FORMAT} only, or the results would be mixed.",
+                f"{self.folder} is a record of format {format_of(chain)}, begun by {began} "
+                f"selftaught; this is {VERSION}, which goes on with format {FORMAT} only, or results would be mixed.",
                 hint="It can still be read. To finish it, install the version that began it; or start a new run.",
             )
         return chain
@@ -344,12 +344,14 @@ def read_chain(folder: Path) -> list[dict[str, Any]]:
     chain = read_lines(folder / "chain.jsonl")
     if format_of(chain) > FORMAT:
         began = began_by(folder)
+        wanted = (
+            f"that version or a later one: pip install 'selftaught>={began}'" if began else "a later version of it."
+        )
         raise RunError(
-            f"{folder} is a record of format {format_of(chain)}, begun by selftaught {began or 'of a later version'}; "
-            f"selftaught {VERSION} reads up to format {FORMAT}.",
-            hint="Install " + (f"that version or a later one: pip install 'selftaught>={began}'" if began
-                               else "a later one: pip install --upgrade selftaught"),
-        )  # fmt: skip
+            f"{folder} is a record of format {format_of(chain)}, begun by {began or 'a later'} selftaught; this is "
+            f"{VERSION}, which reads up to format {FORMAT}.",
+            hint=f"Install {wanted}",
+        )
     previous = GENESIS
     for number, entry in enumerate(chain):
         body = {k: v for k, v in entry.items() if k != "hash"}
@@ -373,7 +375,7 @@ def format_of(chain: Sequence[Mapping[str, Any]]) -> int:
 
 
 def began_by(folder: Path) -> str:
-    """The version of selftaught that began a run, as its journal has it; "" where it has none."""
+    """The version that began a run, as its journal has it; "" where it has none."""
     with suppress(IntegrityError, OSError):
         return next((str(e["selftaught"]) for e in read_lines(folder / "journal.jsonl") if "selftaught" in e), "")
     return ""
