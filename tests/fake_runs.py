@@ -8,7 +8,8 @@ from selftaught import ledger
 from selftaught.config import Recipe, check, to_yaml
 from selftaught.evaluate import report
 from selftaught.gate import decide
-from selftaught.store import Store, write_file, write_rows
+from selftaught.rows import write_rows
+from selftaught.store import Store, write_file
 from selftaught.tasks.base import Checker, TaskSet
 from selftaught.types import Checkpoint, Labels, Rollout, Round, Task
 

@@ -13,8 +13,10 @@ from safetensors.numpy import save_file
 
 import small
 from selftaught import ledger, loop
+from selftaught.errors import IntegrityError, RecipeError
 from selftaught.integrity import verify
-from selftaught.store import Store, append_line, read_chain
+from selftaught.report import write_report
+from selftaught.store import Store, append_line, check_files, read_chain
 from selftaught.types import canonical, digest
 
 
@@ -74,6 +76,130 @@ def test_a_missing_and_an_added_file_are_named(run: Path) -> None:
     gone = run / "round-000" / "examples" / "kept.parquet"
     gone.unlink()
     assert f"{gone} is missing" in wrong(run)["files"] and "kept.parquet" in wrong(run)["counts"]
+
+
+DAMAGE: dict[str, Callable[[bytes], bytes]] = {
+    "zeros": lambda data: bytes(len(data)),
+    "zeros at the end": lambda data: data[: len(data) // 2] + bytes(len(data) - len(data) // 2),
+    "cut in half": lambda data: data[: len(data) // 2],
+    "one byte short": lambda data: data[:-1],
+    "empty": lambda data: b"",
+    "a byte more": lambda data: data + b"\0",
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_every_damaged_file_of_a_unit_is_named_and_refused_before_use(run: Path, damage: str) -> None:
+    for entry in read_chain(run):
+        for name in entry.get("files", ()):
+            path = run / entry["place"] / name
+            data = path.read_bytes()
+            path.write_bytes(DAMAGE[damage](data))
+            assert f"{path} is not what was recorded" in wrong(run)["files"]
+            with pytest.raises(IntegrityError, match=r"is not what was recorded"):
+                check_files(path.parent, {path.name: entry["files"][name]})
+            path.write_bytes(data)
+    assert wrong(run) == {}
+
+
+@pytest.mark.parametrize("damage", ["zeros", "empty", "gone"])
+@pytest.mark.parametrize("name", ["chain.jsonl", "journal.jsonl", "recipe.yaml"])
+def test_a_damaged_file_of_the_record_is_named(run: Path, name: str, damage: str) -> None:
+    if damage == "gone":
+        (run / name).unlink()
+    else:
+        (run / name).write_bytes(DAMAGE[damage]((run / name).read_bytes()))
+    if name == "recipe.yaml":
+        with pytest.raises(RecipeError, match=r"recipe\.yaml"):
+            verify(run)
+        return
+    said = "quote a chain that is not there" if name == "chain.jsonl" else "it is empty or gone"
+    assert said in wrong(run)["journal"]
+    if name == "chain.jsonl":
+        with pytest.raises(IntegrityError, match="entries that the journal quotes are missing"):
+            loop.run(run)
+
+
+@pytest.mark.parametrize("damage", ["zeros", "cut in half", "gone"])
+def test_what_stands_beside_the_record_is_left_out_of_a_report_when_it_is_damaged(run: Path, damage: str) -> None:
+    path = run / "environment.json"
+    assert "<dd>scripted</dd>" in write_report(run).read_text()
+    data = path.read_bytes()
+    path.unlink()
+    if damage != "gone":
+        path.write_bytes(DAMAGE[damage](data))
+    assert "<dd>scripted</dd>" not in write_report(run).read_text()
+
+
+def test_a_missing_shard_is_named_and_the_model_not_used(tmp_path: Path) -> None:
+    folder = small.prepared(tmp_path / "run")
+
+    def make(out: Path) -> dict[str, str]:
+        for shard in (1, 2, 3):
+            save_file({f"layer.{shard}": np.ones(2)}, out / f"model-0000{shard}-of-00003.safetensors")
+        return {"kind_folder": ""}
+
+    with Store(folder) as store:
+        unit = store.unit("candidate", 0, "round-000/candidate", make)
+    shard = unit.folder / "model-00002-of-00003.safetensors"
+    shard.unlink()
+    assert wrong(folder)["files"] == f"{shard} is missing"
+    with pytest.raises(IntegrityError, match=r"00002-of-00003\.safetensors is missing"):
+        ledger.read_run(folder).check_candidate()
+    with Store(folder) as store, pytest.raises(IntegrityError, match="is missing"):
+        store.unit("candidate", 0, "round-000/candidate", make)
+
+
+def moved_out(path: Path, outside: Path) -> Path:
+    """Whatever lies at ``path`` lies at ``outside`` now, and a link leads there: every byte reads the same."""
+    path.rename(outside)
+    path.symlink_to(outside)
+    return path
+
+
+@pytest.mark.parametrize("place", ["round-000", "round-000/examples", "tasks", "round-000/evaluate/parent-dev"])
+def test_a_folder_of_the_record_replaced_by_a_link_is_refused(run: Path, place: str) -> None:
+    """Scorecard row 19: the same bytes today, but of a file that is not the record's and may be changed tomorrow."""
+    moved_out(run / place, run.parent / "outside")
+    assert "it names a file outside the run folder" in wrong(run)["chain"]
+    for use in (ledger.read_run, loop.run, write_report, Store):
+        with pytest.raises(IntegrityError, match="it names a file outside the run folder"):
+            use(run)
+
+
+@pytest.mark.parametrize("name", ["model", "model/scripted.json", "train.json"])
+def test_a_file_of_a_unit_replaced_by_a_link_is_refused(run: Path, name: str) -> None:
+    path = moved_out(run / "round-000" / "candidate" / name, run.parent / "outside")
+    assert f"{path if path.is_file() else path / 'scripted.json'} is reached by a link" in wrong(run)["files"]
+    with pytest.raises(IntegrityError, match="is reached by a link"):
+        ledger.read_run(run).check_candidate()
+    with pytest.raises(IntegrityError, match="is reached by a link"):
+        loop.ask(run, "1+1")
+
+
+def test_a_chain_forged_to_name_a_link_that_leads_outside_is_refused(run: Path) -> None:
+    (run.parent / "outside").mkdir()
+    (run.parent / "outside" / "kept.parquet").write_bytes(b"x")
+    (run / "way").symlink_to(run.parent / "outside")
+
+    def forge(entry: dict) -> None:
+        if entry["kind"] == "examples":
+            entry["place"] = "way"
+
+    remade(run, forge)
+    assert "outside the run folder" in wrong(run)["chain"]
+
+
+def test_a_link_added_to_a_unit_is_named(run: Path) -> None:
+    for name, target in (("a", run.parent), ("b", run / "recipe.yaml"), ("c", run / "nowhere")):
+        (run / "tasks" / name).symlink_to(target)
+        assert f"{run / 'tasks' / name} was never committed" in wrong(run)["files"]
+        (run / "tasks" / name).unlink()
+
+
+def test_runs_may_lie_behind_a_link(run: Path, tmp_path: Path) -> None:
+    (tmp_path / "big-disk").symlink_to(run.parent)
+    assert wrong(tmp_path / "big-disk" / "run") == {}
 
 
 def test_an_edited_chain_is_named(run: Path) -> None:

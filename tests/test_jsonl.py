@@ -180,6 +180,16 @@ def test_a_torn_parquet_file_is_refused_at_every_cut(tmp_path: Path) -> None:
         assert "copy it again" in error.value.hint
 
 
+def test_a_compressed_file_is_refused_however_it_is_cut(tmp_path: Path) -> None:
+    """Packed files are never opened, so none is read short."""
+    packed = gzip.compress(lines(tmp_path / "whole.jsonl", *sums(200)).read_bytes())
+    for cut in (*range(20), *range(20, len(packed), len(packed) // 30), len(packed) - 8, len(packed) - 1):
+        for name in ("q.jsonl.gz", "q.jsonl"):
+            (tmp_path / name).write_bytes(packed[:cut])
+            with pytest.raises(DataError, match=["is empty", "line 1: not JSON", "is a gzip archive"][min(cut, 2)]):
+                read_rows(tmp_path / name)
+
+
 @pytest.mark.parametrize(
     ("line", "reason"),
     [

@@ -16,7 +16,8 @@ FAMILIES = ("engines", "filters", "methods", "tasks")
 LAYERS: tuple[tuple[str, ...], ...] = (  # lowest first; a module may import what stands in an earlier row
     ("types",),
     ("errors",),
-    ("config", "store"),
+    ("lock",),
+    ("config", "store", "rows"),
     ("ledger", "gate", "view", *(f"{family}.base" for family in FAMILIES)),
     ("MEMBER",),  # every other module of a family folder
     ("load",),

@@ -17,7 +17,8 @@ import small
 from selftaught import ledger, loop, types
 from selftaught.errors import IntegrityError, RunError
 from selftaught.ledger import RunRecord, read_run, spend_look
-from selftaught.store import Store, read_lines, write_file, write_report
+from selftaught.rows import write_report
+from selftaught.store import Store, read_lines, write_file
 from selftaught.types import Decision, Labels, Metric, Outcome, Report, Round, Rule
 
 RECIPE = b"method: {name: self_consistency}\ntasks: {name: world_sums}\n"

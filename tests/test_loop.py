@@ -17,7 +17,8 @@ from selftaught import ledger, loop
 from selftaught.config import read_recipe
 from selftaught.engines.base import Completion, Request
 from selftaught.errors import DataError, IntegrityError, ModelError, RecipeError, RunError, RunLocked, Stopped
-from selftaught.store import Store, read_rows, write_file
+from selftaught.rows import read_rows
+from selftaught.store import Store, write_file
 from selftaught.types import Example, Labels, Verdict
 
 

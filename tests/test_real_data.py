@@ -12,7 +12,8 @@ from selftaught import ledger, loop
 from selftaught.config import read_recipe
 from selftaught.errors import Stopped
 from selftaught.look import look, write_recipe
-from selftaught.store import folder_digest, read_rows
+from selftaught.rows import read_rows
+from selftaught.store import folder_digest
 from selftaught.types import Labels, Rollout
 
 SMALL = ("train.epochs=1", "train.replay=0.2", "train.replay_samples=8", "train.replay_max_tokens=8",

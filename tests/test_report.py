@@ -20,7 +20,8 @@ from selftaught.config import GateConfig, Member, Recipe, to_yaml
 from selftaught.errors import IntegrityError
 from selftaught.gate import decide, paired_interval, prove, wilson
 from selftaught.ledger import record as record_round
-from selftaught.store import Store, append_line, read_rows, write_file, write_rows
+from selftaught.rows import read_rows, write_rows
+from selftaught.store import Store, append_line, write_file
 from selftaught.types import (
     Decision,
     Example,
@@ -85,7 +86,7 @@ class Made:
         write_file(self.folder / "recipe.yaml", to_yaml(self.recipe).encode())
         write_file(self.folder / "environment.json", canonical(
             {"selftaught": "0.1.0", "python": "3.11.9", "torch": "2.9.1", "parameters": 3_412_992, "dtype": "float32",
-             "threads": 1, "processes": 2, "exact": True}))  # fmt: skip
+             "threads": 1, "processes": 2, "exact": True}) + b"\n")  # fmt: skip
         self.store = Store(self.folder)
         names = {"train": self.size, "dev": self.size, "vault": self.size, "copying": self.size}
         self.tasks = {n: [question(self.rng, n) for _ in range(k)] for n, k in names.items()}

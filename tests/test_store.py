@@ -19,7 +19,8 @@ import pytest
 from selftaught import store
 from selftaught.errors import IntegrityError, RunError, RunLocked
 from selftaught.ledger import is_locked, read_report
-from selftaught.store import Store, read_chain, read_lines, read_rows, write_file, write_rows
+from selftaught.rows import read_rows, write_report, write_rows
+from selftaught.store import Store, read_chain, read_lines, write_file
 from selftaught.types import Example, Metric, Report, Rollout, Task, Verdict
 
 UNITS = 200
@@ -357,7 +358,7 @@ def test_reports_come_back_as_they_were(tmp_path: Path) -> None:
     report = Report(
         "evaluation", "sört", "d", "dev", {"accuracy": Metric(0.5, 2, 0.1, 0.9)}, (1.0, 0.0), ("a", "b"), (None, "g")
     )
-    store.write_report(tmp_path / "report.json", report)
+    write_report(tmp_path / "report.json", report)
     assert read_report(tmp_path / "report.json") == report
 
 

@@ -35,6 +35,7 @@ from selftaught.errors import (
     RunLocked,
     SelftaughtError,
     Stopped,
+    noticing_a_full_disk,
 )
 from selftaught.ledger import RunRecord, find_run, is_locked, list_runs, read_run
 from selftaught.store import write_file
@@ -154,7 +155,8 @@ def write_report(run: str | Path | RunRecord = "latest", *, runs: str | Path | N
 
     folder = _folder(run, runs)
     try:
-        return report.write_report(folder)
+        with noticing_a_full_disk(folder):
+            return report.write_report(folder)
     except OSError as error:
         raise RunError(f"The report cannot be written to {folder}: {error.strerror}.",
                        hint="Allow it, or copy the run's folder.") from error  # fmt: skip

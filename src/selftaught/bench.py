@@ -11,7 +11,8 @@ from selftaught.engines.base import Engine, StopToken
 from selftaught.errors import IntegrityError
 from selftaught.methods.base import Group
 from selftaught.rollout import TRUNCATED, rollout
-from selftaught.store import Store, chunks, read_rows, write_rows
+from selftaught.rows import read_rows, write_rows
+from selftaught.store import Store, chunks
 from selftaught.tasks.base import Checker, Held, TaskSet, without_answers, wording
 from selftaught.types import Checkpoint, Rollout, Sampling, Task, digest, groups_of
 from selftaught.view import View

@@ -19,6 +19,14 @@ Control flow, not faults:
 
 from __future__ import annotations
 
+import errno
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
 
 class SelftaughtError(Exception):
     """Root of the tree. ``hint`` is the sentence that says what to type next."""
@@ -98,3 +106,29 @@ class Waiting(Exception):
     def __init__(self, queue: str, missing: int) -> None:
         super().__init__(f"waiting for {missing} answer{'' if missing == 1 else 's'} to {queue}")
         self.queue, self.missing = queue, missing
+
+
+# ---------------------------------------------------------------- a full disk
+
+
+def disk_is_full(error: Exception) -> bool:
+    """Whether ``error`` says that no more can be written: no space, over quota, or over a limit on file size."""
+    said = str(error)  # safetensors reports it in words, shutil in a list of them
+    words = [word for code in FULL for word in (f"os error {code}", f"[Errno {code}]")]
+    return (isinstance(error, OSError) and error.errno in FULL) or any(word in said for word in words)
+
+
+@contextmanager
+def noticing_a_full_disk(folder: Path) -> Iterator[None]:
+    """Within, an error that says that ``folder`` can hold no more is a DiskFull, which says how much is free."""
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, DiskFull) or not disk_is_full(error):
+            raise
+        there = next(p for p in (folder, *folder.absolute().parents) if p.is_dir())
+        free = shutil.disk_usage(there).free / 1e6
+        raise DiskFull(
+            f"Nothing more can be written to {folder}, {free:,.0f} MB are free there: {error}",
+            hint="Free some space and go on; what is finished is kept.",
+        ) from error

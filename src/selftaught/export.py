@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 from selftaught.config import to_yaml
-from selftaught.errors import RunError
+from selftaught.errors import RunError, noticing_a_full_disk
 from selftaught.ledger import GOOD, RunRecord
 from selftaught.store import make_folder, publish_folder, remove, write_file
 from selftaught.types import Labels, Rule
@@ -61,14 +61,15 @@ def export(record: RunRecord, out: Path, *, anyway: bool = False) -> Path:
     record.check_candidate()
     temporary = out.with_name(f".tmp-{out.name}")
     try:
-        make_folder(out.absolute().parent)
-        shutil.copytree(weights, temporary)
-        for path in temporary.iterdir():
-            path.chmod(0o644)
-        write_file(temporary / "README.md", card(record).encode())
-        publish_folder(temporary, out)
+        with noticing_a_full_disk(out):
+            make_folder(out.absolute().parent)
+            shutil.copytree(weights, temporary)
+            for path in temporary.iterdir():
+                path.chmod(0o644)
+            write_file(temporary / "README.md", card(record).encode())
+            publish_folder(temporary, out)
     except OSError as error:
-        raise RunError(f"{out} cannot be written: {error.strerror}.", hint="Name another folder.") from error
+        raise RunError(f"{out} cannot be written: {error.strerror or error}.", hint="Name another folder.") from error
     finally:
         if temporary.exists():
             remove(temporary)

@@ -13,7 +13,8 @@ from typing import Any
 
 from selftaught import gate, ledger
 from selftaught.errors import IntegrityError, SelftaughtError
-from selftaught.store import GENESIS, file_digest, read_lines, read_rows
+from selftaught.rows import read_rows
+from selftaught.store import GENESIS, file_digest, linked, read_lines
 from selftaught.types import Decision, Example, Report, Round, Verdict
 
 
@@ -67,11 +68,13 @@ def _files(record: ledger.RunRecord) -> Iterable[str]:
         folder = record.path / entry["place"]
         for relative, expected in entry["files"].items():
             path = folder / relative
-            if not path.is_file():
+            if linked(folder, relative):
+                yield f"{path} is reached by a link: what it leads to is not the record"
+            elif not path.is_file():
                 yield f"{path} is missing"
             elif file_digest(path) != expected:
                 yield f"{path} is not what was recorded"
-        there = {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()}
+        there = {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_symlink() or not p.is_dir()}
         yield from (f"{folder / name} was never committed" for name in sorted(there - set(entry["files"])))
 
 
@@ -82,6 +85,8 @@ def _recipe(record: ledger.RunRecord) -> Iterable[str]:
 
 def _journal(record: ledger.RunRecord) -> Iterable[str]:
     """Each entry quotes the head of its moment: a chain that was cut short or made anew lacks some of them."""
+    if record.rounds and not record.journal:
+        yield "it is empty or gone, though the run has come to a decision"
     if record.lost:
         yield f"{len(record.lost)} entries of the journal quote a chain that is not there (the first: {record.lost[0]})"
 

@@ -6,7 +6,6 @@ rejection undoes nothing, and a crash cannot leave a pointer at odds with the re
 
 from __future__ import annotations
 
-import fcntl
 import json
 import math
 import os
@@ -17,15 +16,15 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from selftaught import lock
 from selftaught.config import Recipe, read_recipe
-from selftaught.errors import IntegrityError, RunError, SelftaughtError
+from selftaught.errors import IntegrityError, RunError, SelftaughtError, disk_is_full
 from selftaught.store import (
     DAMAGED,
     GENESIS,
     Store,
     append_line,
     check_files,
-    disk_is_full,
     file_digest,
     make_folder,
     mend,
@@ -35,6 +34,7 @@ from selftaught.store import (
 from selftaught.types import Decision, Labels, Metric, Report, Round, Rule, as_json, digest
 
 LOOKS = "looks.jsonl"
+NUMBER = "number"  # the file in a run's folder that says how many runs were begun there before it, plus one
 SKETCH = 128  # question ids by which a vault is known again
 ENDS = ("stopped", "broken", "paused")  # journal events with which an attempt ends before its round is recorded
 GOOD = ("accepted", "proved", "promoted")
@@ -187,21 +187,34 @@ def find_run(name: str, root: Path) -> Path:
 
 
 def list_runs(root: Path) -> list[Path]:
-    """Run folders under ``root``, oldest first."""
+    """Run folders under ``root``, in the order in which they were begun.
+
+    That order is by the number that each got then, not by a clock, which may be set; two that began at once may have
+    the same one, and stand by name. Runs that have none, from before there were numbers, come first, by age.
+    """
     found = [p.parent for p in root.glob("*/recipe.yaml")] if root.is_dir() else []
-    return sorted(found, key=lambda p: ((p / "recipe.yaml").stat().st_mtime, p.name))
+    return sorted(found, key=_place)
+
+
+def _place(folder: Path) -> tuple[int, float, str]:
+    number = _number(folder)
+    return number, 0.0 if number else (folder / "recipe.yaml").stat().st_mtime, folder.name
+
+
+def _number(folder: Path) -> int:
+    with suppress(OSError, ValueError):
+        return max(0, int((folder / NUMBER).read_bytes()))
+    return 0
+
+
+def next_number(root: Path) -> int:
+    """The number of a run that begins now: one more than the highest under ``root``."""
+    return 1 + max(map(_number, list_runs(root)), default=0)
 
 
 def is_locked(folder: Path) -> bool:
-    """Whether a process works in the run folder right now. Writes nothing, and readers do not see each other."""
-    try:
-        with (folder / "lock").open("rb") as handle:
-            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:  # no lock file, or one we may not read: nobody we can see
-        return False
-    return False
+    """Whether a process works in the run folder right now. Writes nothing."""
+    return lock.is_held(folder / "lock")
 
 
 # ---------------------------------------------------------------- looks at a vault
@@ -229,8 +242,7 @@ def spend_look(
     """
     try:
         make_folder(registry.parent)
-        with registry.with_name(registry.name + ".lock").open("a") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with lock.turn(registry.with_name(registry.name + ".lock")):
             mend(registry)
             earlier = looks_at(registry, vault)
             for entry in earlier:

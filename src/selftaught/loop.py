@@ -6,7 +6,6 @@ Running a folder again goes on where it ended and comes to the same chain, bit f
 from __future__ import annotations
 
 import platform
-import shutil
 import traceback
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -17,14 +16,22 @@ from selftaught import budget, gate, ledger, load
 from selftaught.config import Recipe, to_yaml
 from selftaught.curate import make_filters
 from selftaught.engines.base import Engine, StopToken, never
-from selftaught.errors import DiskFull, IntegrityError, ModelError, RunError, SelftaughtError, Stopped
+from selftaught.errors import (
+    IntegrityError,
+    ModelError,
+    RunError,
+    SelftaughtError,
+    Stopped,
+    disk_is_full,
+    noticing_a_full_disk,
+)
 from selftaught.filters.base import Context
 from selftaught.rollout import NO_ROOM, rollout
 from selftaught.round import Transaction, guard_margins
 from selftaught.settle import settle
-from selftaught.store import Store, disk_is_full, write_file
+from selftaught.store import Store, began_by, write_file
 from selftaught.tasks.base import Checker, TaskSet, sizes
-from selftaught.types import Checkpoint, Round, Task
+from selftaught.types import VERSION, Checkpoint, Round, Task
 from selftaught.view import Silent, View
 
 STOP = "stop"  # a file of this name in a run's folder ends it in order
@@ -96,10 +103,11 @@ def units(tasks: Sequence[Task]) -> int:
 def prepare(recipe: Recipe, folder: Path, engine: Engine | None = None) -> Recipe:
     """Make the run folder: settle the recipe and write it. What is written there is what runs, now and on resume."""
     settled = plan(recipe, engine).recipe
-    folder.mkdir(parents=True, exist_ok=True)
     if (folder / "recipe.yaml").exists():
         raise RunError(f"{folder} already holds a run.", hint=f"Go on with it: selftaught resume {folder.name}")
-    write_file(folder / "recipe.yaml", to_yaml(settled).encode())
+    with noticing_a_full_disk(folder):
+        write_file(folder / ledger.NUMBER, b"%d\n" % ledger.next_number(folder.parent))
+        write_file(folder / "recipe.yaml", to_yaml(settled).encode())
     return settled
 
 
@@ -124,16 +132,8 @@ def run(folder: Path, *, view: View | None = None, stop: StopToken = never, engi
     RunLocked when another process works here, IntegrityError when something on disk is not what the record says,
     DiskFull when nothing more can be written.
     """
-    try:
+    with noticing_a_full_disk(folder):
         return _run(folder, view or Silent(), stop, engine)
-    except Exception as error:
-        if not disk_is_full(error):
-            raise
-        free = shutil.disk_usage(folder).free / 1e6
-        raise DiskFull(
-            f"Nothing more can be written to {folder}, {free:,.0f} MB are free there: {error}",
-            hint="Free some space and go on; what is finished is kept.",
-        ) from error
 
 
 def _run(folder: Path, view: View, stop: StopToken, engine: Engine | None) -> Round:
@@ -146,7 +146,7 @@ def _run(folder: Path, view: View, stop: StopToken, engine: Engine | None) -> Ro
         asked.unlink(missing_ok=True)  # whoever runs it again wants it to go on
         if recorded := ledger.read_run(folder).rounds:  # by another process, just now
             return recorded[-1]
-        store.journal("resumed" if store.chain else "started", python=platform.python_version())
+        store.journal("resumed" if store.chain else "started", **_versions(folder))
         engine = engine or make_engine(recipe)
         try:
             told = lambda: stop() or asked.exists()  # noqa: E731
@@ -165,6 +165,13 @@ def _run(folder: Path, view: View, stop: StopToken, engine: Engine | None) -> Ro
             engine.close()
         store.journal("finished", outcome=done.decision.outcome)
     return done
+
+
+def _versions(folder: Path) -> dict[str, str]:
+    """What goes on with a run; and what began it, if that was another version (of the same format: see store.py)."""
+    began = began_by(folder)
+    other = {"began_by": began} if began not in ("", VERSION) else {}
+    return {"selftaught": VERSION, "python": platform.python_version(), **other}
 
 
 # ---------------------------------------------------------------- asking

@@ -28,7 +28,8 @@ from markupsafe import Markup
 from selftaught.config import to_yaml
 from selftaught.gate import mcnemar, paired_interval, wins_losses
 from selftaught.ledger import RunRecord, read_report, read_run
-from selftaught.store import GENESIS, check_files, read_rows, write_file
+from selftaught.rows import read_rows
+from selftaught.store import GENESIS, check_files, read_lines, write_file
 from selftaught.types import Example, Metric, Report, Task, Verdict
 
 T = TypeVar("T")
@@ -344,27 +345,26 @@ def pairs(
 def cost(record: RunRecord) -> dict[str, Any]:
     stages, attempts = stage_seconds(record.journal)
     facts = [e["facts"] for e in record.units("rollouts")]
-    path = record.path / "environment.json"
     return {
         "stages": stages, "attempts": attempts, "trained": record.facts("candidate").get("tokens", 0),
         **{key: sum(f.get(key, 0) for f in facts) for key in ("samples", "tokens", "truncated")},
-        "machine": json.loads(path.read_text(encoding="utf-8")) if path.exists() else {},
+        "machine": next(iter(read_lines(record.path / "environment.json")), {}),
     }  # fmt: skip
 
 
 def stage_seconds(journal: Sequence[Entry]) -> tuple[dict[str, float], int]:
-    """Seconds per stage, all attempts added up, and the number of attempts.
-
-    A stage lasts until the next stage or the end of its attempt. An attempt that was killed wrote no end: its stage
-    counts up to the last line it did write, and the pause until "resumed" counts for nothing.
+    """Seconds per stage, all attempts added up, and the number of attempts. By "seconds", which no setting of the clock
+    changes; an old journal has only "time". A stage lasts until the next or its attempt's end; where the attempt was
+    killed, up to the last line that it wrote.
     """
     seconds: dict[str, float] = {}
-    stage, seen = "", 0.0
+    stage, seen = "", journal[0] if journal else {}
     for entry in journal:
         opens = entry["event"] in ("started", "resumed")
         if stage and not opens:
-            seconds[stage] = seconds.get(stage, 0.0) + max(0.0, entry["time"] - seen)
-        seen = entry["time"]
+            clock = "seconds" if "seconds" in entry and "seconds" in seen else "time"
+            seconds[stage] = seconds.get(stage, 0.0) + max(0.0, entry[clock] - seen[clock])
+        seen = entry
         stage = entry["stage"] if entry["event"] == "stage" else "" if opens or entry["event"] in ENDS else stage
     return seconds, sum(e["event"] in ("started", "resumed") for e in journal)
 

@@ -24,7 +24,8 @@ from selftaught.errors import IntegrityError, NonFiniteError, RecipeError, RunEr
 from selftaught.evaluate import report
 from selftaught.filters.base import Context
 from selftaught.rollout import rollout
-from selftaught.store import Store, file_digest, folder_digest, read_rows, write_file, write_report, write_rows
+from selftaught.rows import read_rows, write_report, write_rows
+from selftaught.store import Store, file_digest, folder_digest, write_file
 from selftaught.tasks.base import TaskSet, sizes
 from selftaught.train import make_job
 from selftaught.types import (

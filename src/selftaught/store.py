@@ -7,32 +7,38 @@ SHA-256. So resuming is: ask for each unit again, and make only the ones that ar
 
     chain.jsonl    units and decisions; no clock, no process id: two runs of the same recipe have the same chain
     journal.jsonl  what happened when: starts, resumes, stops, errors; quotes the head of the chain
-    lock           flock'd while a process works here
+    lock           locked while a process works here, see lock.py
+
+The first entry of a chain says its format. A later format is refused, an earlier one is read but not gone on with: a
+format stands for how work is named, cut and seeded, so under one format a resumed run ends as an undisturbed one.
 """
 
 from __future__ import annotations
 
 import errno
-import fcntl
 import hashlib
 import json
 import os
+import secrets
 import shutil
-import socket
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
-from selftaught.errors import IntegrityError, RunError, RunLocked
-from selftaught.types import Example, Report, Rollout, Task, Verdict, canonical, digest
+from selftaught import lock
+from selftaught.errors import IntegrityError, RunError
+from selftaught.types import VERSION, canonical, digest
 
 T = TypeVar("T")
+FORMAT = 2  # of the record; raise it when an old run, gone on with, would not end as it would have then
 GENESIS = "0" * 64
 DAMAGED = "The record was edited or damaged. Restore the file from a copy, or start a new run."
-LOCK_TRIES = 4
+NO_HARD_LINKS = (errno.EPERM, errno.EACCES, errno.EMLINK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)
+DROP_TRIES = 20
 
 
 # ---------------------------------------------------------------- bytes on disk
@@ -49,10 +55,17 @@ def folder_digest(folder: Path, names: Sequence[str] | None = None) -> str:
     return digest([[name, file_digest(folder / name)] for name in chosen])
 
 
+def fsync(handle: int, path: Path) -> None:
+    """Make last what was written to ``path``. The one fsync there is, and who audits this process hears of it, as of
+    every open, rename and truncate; of itself Python is silent about an fsync."""
+    sys.audit("selftaught.fsync", str(path))
+    os.fsync(handle)
+
+
 def fsync_path(path: Path) -> None:
     handle = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(handle)
+        fsync(handle, path)
     finally:
         os.close(handle)
 
@@ -69,12 +82,61 @@ def write_file(path: Path, data: bytes) -> None:
     """Replace ``path`` whole or not at all, and survive a power cut once this returns."""
     make_folder(path.parent)
     temporary = path.with_name(f".tmp-{path.name}")
-    with temporary.open("wb") as f:
+    try:
+        _write(temporary, data)
+        os.replace(temporary, path)
+    except OSError:
+        with suppress(OSError):
+            temporary.unlink()
+        raise
+    fsync_path(path.parent)
+
+
+def _write(path: Path, data: bytes, mode: str = "wb") -> None:
+    with path.open(mode) as f:
         f.write(data)
         f.flush()
-        os.fsync(f.fileno())
-    os.replace(temporary, path)
+        fsync(f.fileno(), path)
+
+
+def drop(path: Path, data: bytes) -> bool:
+    """Create ``path`` whole, there for good once this returns; False if somebody was first, and theirs stays.
+
+    For what several people may put into one place while a run works there: nobody waits, and nothing is ever half
+    there. Whoever reads the folder passes over names that begin with a dot.
+    """
+    temporary = path.with_name(f".tmp-{path.name}-{secrets.token_hex(8)}")
+    for attempt in range(DROP_TRIES):
+        make_folder(path.parent)
+        try:
+            _write(temporary, data, "xb")
+            first = _came_first(temporary, path)
+            break
+        except FileNotFoundError:  # a run that began just now took it for a leftover, and swept it away
+            if attempt + 1 == DROP_TRIES:
+                raise
+        finally:
+            with suppress(OSError):
+                temporary.unlink()
     fsync_path(path.parent)
+    return first
+
+
+def _came_first(temporary: Path, path: Path) -> bool:
+    """Give what is written its name, unless that name is taken: by a hard link, which no two can make."""
+    try:
+        os.link(temporary, path)
+        return True
+    except FileExistsError:
+        return False
+    except OSError as error:
+        if error.errno not in NO_HARD_LINKS:
+            raise
+    with lock.turn(path.with_name(".turn")):  # a file system without hard links: one after the other
+        if os.path.lexists(path):
+            return False
+        os.rename(temporary, path)
+        return True
 
 
 def publish_folder(temporary: Path, target: Path) -> None:
@@ -104,7 +166,7 @@ def append_line(path: Path, record: Mapping[str, Any]) -> None:
         try:
             while line:
                 line = line[os.write(handle, line) :]
-            os.fsync(handle)
+            fsync(handle, path)
         except OSError:
             os.ftruncate(handle, before)
             raise
@@ -112,13 +174,6 @@ def append_line(path: Path, record: Mapping[str, Any]) -> None:
         os.close(handle)
     if new:
         fsync_path(path.parent)
-
-
-def disk_is_full(error: Exception) -> bool:
-    """Whether ``error`` says that no more can be written: no space, over quota, or over a limit on file size."""
-    full = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-    said = str(error)  # safetensors reports it in words
-    return (isinstance(error, OSError) and error.errno in full) or any(f"os error {code}" in said for code in full)
 
 
 def mend(path: Path) -> None:
@@ -151,81 +206,6 @@ def _refuse(constant: str) -> None:
     raise ValueError(f"{constant} is no number")
 
 
-# ---------------------------------------------------------------- rows as parquet
-
-
-def _columns(cls: type[Any]) -> Any:
-    import pyarrow as pa
-
-    text, ids = pa.string(), pa.list_(pa.int32())
-    kinds: dict[type[Any], dict[str, Any]] = {
-        Task: {
-            "prompt": text,
-            "answer": text,
-            "checker": text,
-            "split": text,
-            "group": text,
-            "source": text,
-            "form": text,
-        },
-        Rollout: {
-            "task_id": text,
-            "index": pa.int32(),
-            "author": text,
-            "tokenizer": text,
-            "prompt_ids": ids,
-            "completion_ids": ids,
-            "logprobs": pa.list_(pa.float64()),
-            "text": text,
-            "seed": pa.int64(),
-            "answer": text,
-            "error": text,
-        },
-        Example: {
-            "prompt_ids": ids,
-            "completion_ids": ids,
-            "text": text,
-            "task_id": text,
-            "rejected_ids": ids,
-            "loss": text,
-            "weight": pa.float64(),
-            "source": text,
-            "parents": pa.list_(text),
-        },
-        Verdict: {"subject": text, "by": text, "ok": pa.bool_(), "reason": text, "value": text},
-    }
-    return pa.schema(list(kinds[cls].items()))
-
-
-def write_rows(path: Path, cls: type[T], rows: Sequence[T]) -> None:
-    """Rows of one noun as parquet, with page checksums. ``prompt`` messages are stored as a JSON string."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    schema = _columns(cls)
-    columns: dict[str, list[Any]] = {}
-    for name in schema.names:
-        values = [getattr(row, name) for row in rows]
-        columns[name] = [json.dumps(v, ensure_ascii=False) for v in values] if name == "prompt" else values
-    pq.write_table(pa.table(columns, schema=schema), path, write_page_checksum=True, compression="zstd")
-
-
-def read_rows(path: Path, cls: type[T]) -> list[T]:
-    import pyarrow.parquet as pq
-
-    table = pq.read_table(path, page_checksum_verification=True).to_pydict()
-    tuples = {f.name for f in fields(cls) if str(f.type).startswith("tuple")}  # type: ignore[arg-type]
-    if "prompt" in table:
-        table["prompt"] = [json.loads(v) for v in table["prompt"]]
-    names = list(table)
-    rows = zip(*table.values(), strict=True)
-    return [cls(**{k: tuple(v) if k in tuples else v for k, v in zip(names, row, strict=True)}) for row in rows]
-
-
-def write_report(path: Path, report: Report) -> None:
-    path.write_bytes(canonical(asdict(report)) + b"\n")
-
-
 # ---------------------------------------------------------------- the run folder
 
 
@@ -243,13 +223,17 @@ class Unit:
 class Store:
     """One run folder, opened for writing by one process at a time.
 
-    Raises RunLocked when another process holds it and IntegrityError when the chain does not hold together.
+    Raises RunLocked when another process holds it, IntegrityError when the chain does not hold together, and RunError
+    when the chain is of another format than what would be added to it.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         make_folder(folder)
-        self._lock = self._take_lock()
+        try:
+            self._lock = lock.take(folder / "lock")
+        except PermissionError as error:
+            raise RunError(f"{folder} may not be written.", hint="Allow it, or start a new run.") from error
         try:
             self.chain = self._recover()
         except BaseException:
@@ -269,25 +253,15 @@ class Store:
             mend(self.folder / name)
         for leftover in list(self.folder.rglob(".tmp-*")):
             remove(leftover)
-        return read_chain(self.folder)
-
-    def _take_lock(self) -> Any:
-        try:
-            handle = (self.folder / "lock").open("a+")
-        except PermissionError as error:
-            raise RunError(f"{self.folder} may not be written.", hint="Allow it, or start a new run.") from error
-        if not _flocked(handle):
-            handle.seek(0)
-            holder = handle.read().strip() or "another process"
-            handle.close()
-            raise RunLocked(
-                f"{self.folder} is in use by {holder}.",
-                hint="Wait for it to end or stop it with Ctrl-C there; or start your own run with another name=...",
+        chain = read_chain(self.folder)
+        if chain and format_of(chain) != FORMAT:
+            began = began_by(self.folder) or "an earlier"
+            raise RunError(
+                f"{self.folder} is a record of format {format_of(chain)}, begun by {began} "
+                f"selftaught; this is {VERSION}, which goes on with format {FORMAT} only, or results would be mixed.",
+                hint="It can still be read. To finish it, install the version that began it; or start a new run.",
             )
-        handle.truncate(0)
-        handle.write(f"process {os.getpid()} on {socket.gethostname()}")
-        handle.flush()
-        return handle
+        return chain
 
     @property
     def head(self) -> str:
@@ -295,7 +269,10 @@ class Store:
 
     def append(self, kind: str, unit: str, body: Mapping[str, Any]) -> dict[str, Any]:
         """Commit one entry to the chain. What it returns is what a later process will read."""
+        self._check_open()
         plain: dict[str, Any] = json.loads(canonical(body))
+        if not self.chain:
+            plain["format"] = FORMAT
         entry = {**plain, "seq": len(self.chain), "prev": self.head, "kind": kind, "unit": unit}
         entry["hash"] = digest(entry)
         append_line(self.folder / "chain.jsonl", entry)
@@ -303,10 +280,17 @@ class Store:
         return entry
 
     def journal(self, event: str, **facts: Any) -> None:
+        """``time`` says when, by a clock that may be set; ``seconds`` (since boot) is what durations are made of."""
+        self._check_open()
+        clocks = {"time": round(time.time(), 3), "seconds": round(time.monotonic(), 3)}
         append_line(
-            self.folder / "journal.jsonl",
-            {"time": round(time.time(), 3), "event": event, "pid": os.getpid(), "head": self.head, **facts},
+            self.folder / "journal.jsonl", {**clocks, "event": event, "pid": os.getpid(), "head": self.head, **facts}
         )
+
+    def _check_open(self) -> None:
+        if self._lock.closed:
+            raise RunError(f"{self.folder} is not open for writing here.",
+                           hint="One process writes a run; a forked child or a closed Store does not.")  # fmt: skip
 
     def unit(self, kind: str, key: Any, place: str, make: Callable[[Path], Mapping[str, Any]]) -> Unit:
         """The unit of work ``key``: read back if it is committed, else made, published and committed.
@@ -339,19 +323,12 @@ class Store:
         return Unit(name, entry["kind"], entry["facts"], folder, fresh=False)
 
 
-def _flocked(handle: Any) -> bool:
-    """Whether the lock was had. Tried for a moment: ``ledger.is_locked`` holds it for an instant."""
-    for _ in range(LOCK_TRIES):
-        with suppress(BlockingIOError):
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return True
-        time.sleep(0.05)
-    return False
-
-
 def check_files(folder: Path, files: Mapping[str, str]) -> None:
+    """Raises IntegrityError when a file of a unit is gone, is reached by a link, or has other bytes."""
     for relative, expected in files.items():
         path = folder / relative
+        if folder.is_symlink() or linked(folder, relative):
+            raise IntegrityError(f"{path} is reached by a link: what it leads to is not the record.", hint=DAMAGED)
         if not path.is_file():
             raise IntegrityError(f"{path} is missing.", hint="Restore it from a copy, or start a new run.")
         if file_digest(path) != expected:
@@ -362,8 +339,19 @@ def check_files(folder: Path, files: Mapping[str, str]) -> None:
 
 
 def read_chain(folder: Path) -> list[dict[str, Any]]:
-    """The entries of a run's chain, each link checked. Raises IntegrityError at the first bad one."""
+    """The entries of a run's chain, each link checked. Raises IntegrityError at the first bad one, and RunError for a
+    chain of a format to come."""
     chain = read_lines(folder / "chain.jsonl")
+    if format_of(chain) > FORMAT:
+        began = began_by(folder)
+        wanted = (
+            f"that version or a later one: pip install 'selftaught>={began}'" if began else "a later version of it."
+        )
+        raise RunError(
+            f"{folder} is a record of format {format_of(chain)}, begun by {began or 'a later'} selftaught; this is "
+            f"{VERSION}, which reads up to format {FORMAT}.",
+            hint=f"Install {wanted}",
+        )
     previous = GENESIS
     for number, entry in enumerate(chain):
         body = {k: v for k, v in entry.items() if k != "hash"}
@@ -371,12 +359,32 @@ def read_chain(folder: Path) -> list[dict[str, Any]]:
             raise IntegrityError(
                 f"{folder / 'chain.jsonl'}, entry {number}: the chain does not hold together.", hint=DAMAGED
             )
-        if not all(_stays_inside(name) for name in (entry.get("place", ""), *entry.get("files", ()))):
+        place = entry.get("place", "")
+        if not all(_stays_inside(name) for name in (place, *entry.get("files", ()))) or linked(folder, place):
             raise IntegrityError(
                 f"{folder / 'chain.jsonl'}, entry {number}: it names a file outside the run folder.", hint=DAMAGED
             )
         previous = entry["hash"]
     return chain
+
+
+def format_of(chain: Sequence[Mapping[str, Any]]) -> int:
+    """The format that a chain says it has; those of before there were numbers are of format 1."""
+    said = chain[0].get("format", 1) if chain else FORMAT
+    return said if isinstance(said, int) else 1
+
+
+def began_by(folder: Path) -> str:
+    """The version that began a run, as its journal has it; "" where it has none."""
+    with suppress(IntegrityError, OSError):
+        return next((str(e["selftaught"]) for e in read_lines(folder / "journal.jsonl") if "selftaught" in e), "")
+    return ""
+
+
+def linked(folder: Path, name: str) -> bool:
+    """Whether a symbolic link lies on the way from ``folder`` down to ``name``."""
+    steps = PurePosixPath(name).parts
+    return any(folder.joinpath(*steps[:n]).is_symlink() for n in range(1, len(steps) + 1))
 
 
 def _stays_inside(name: str) -> bool:

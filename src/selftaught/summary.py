@@ -13,9 +13,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from selftaught import store
 from selftaught.gate import paired_interval, wilson, wins_losses
 from selftaught.ledger import EXIT_CODES, GOOD, RunRecord
+from selftaught.rows import read_rows
 from selftaught.types import Metric, Report, Rollout, Rule, Task
 
 if TYPE_CHECKING:
@@ -124,10 +124,10 @@ def pairs(record: RunRecord, most: int = 3) -> list[Pair]:
 
 
 def _read_pairs(record: RunRecord, suite: str, items: Sequence[str], chosen: Sequence[int]) -> list[Pair]:
-    tasks = {t.id: t for t in store.read_rows(record.path / "tasks" / f"{suite}.parquet", Task)}
+    tasks = {t.id: t for t in read_rows(record.path / "tasks" / f"{suite}.parquet", Task)}
     places = {(e["facts"]["role"], e["facts"]["suite"]): e["place"] for e in record.units("evaluation")}
     before, after = (
-        store.read_rows(record.path / places[role, suite] / "rows.parquet", Rollout) for role in ("parent", "candidate")
+        read_rows(record.path / places[role, suite] / "rows.parquet", Rollout) for role in ("parent", "candidate")
     )
     return [Pair(tasks[items[i]].question, tasks[items[i]].answer or "", before[i].text, after[i].text) for i in chosen]
 

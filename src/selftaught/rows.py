@@ -1,0 +1,85 @@
+"""Nouns as files: rows of one kind as parquet with page checksums, a report as one line of JSON."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any, TypeVar
+
+from selftaught.types import Example, Report, Rollout, Task, Verdict, canonical
+
+T = TypeVar("T")
+
+
+def _columns(cls: type[Any]) -> Any:
+    import pyarrow as pa
+
+    text, ids = pa.string(), pa.list_(pa.int32())
+    kinds: dict[type[Any], dict[str, Any]] = {
+        Task: {
+            "prompt": text,
+            "answer": text,
+            "checker": text,
+            "split": text,
+            "group": text,
+            "source": text,
+            "form": text,
+        },
+        Rollout: {
+            "task_id": text,
+            "index": pa.int32(),
+            "author": text,
+            "tokenizer": text,
+            "prompt_ids": ids,
+            "completion_ids": ids,
+            "logprobs": pa.list_(pa.float64()),
+            "text": text,
+            "seed": pa.int64(),
+            "answer": text,
+            "error": text,
+        },
+        Example: {
+            "prompt_ids": ids,
+            "completion_ids": ids,
+            "text": text,
+            "task_id": text,
+            "rejected_ids": ids,
+            "loss": text,
+            "weight": pa.float64(),
+            "source": text,
+            "parents": pa.list_(text),
+        },
+        Verdict: {"subject": text, "by": text, "ok": pa.bool_(), "reason": text, "value": text},
+    }
+    return pa.schema(list(kinds[cls].items()))
+
+
+def write_rows(path: Path, cls: type[T], rows: Sequence[T]) -> None:
+    """Rows of one noun as parquet, with page checksums. ``prompt`` messages are stored as a JSON string."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    schema = _columns(cls)
+    columns: dict[str, list[Any]] = {}
+    for name in schema.names:
+        values = [getattr(row, name) for row in rows]
+        columns[name] = [json.dumps(v, ensure_ascii=False) for v in values] if name == "prompt" else values
+    pq.write_table(pa.table(columns, schema=schema), path, write_page_checksum=True, compression="zstd")
+
+
+def read_rows(path: Path, cls: type[T]) -> list[T]:
+    import pyarrow.parquet as pq
+
+    table = pq.read_table(path, page_checksum_verification=True).to_pydict()
+    tuples = {f.name for f in fields(cls) if str(f.type).startswith("tuple")}  # type: ignore[arg-type]
+    if "prompt" in table:
+        table["prompt"] = [json.loads(v) for v in table["prompt"]]
+    names = list(table)
+    rows = zip(*table.values(), strict=True)
+    return [cls(**{k: tuple(v) if k in tuples else v for k, v in zip(names, row, strict=True)}) for row in rows]
+
+
+def write_report(path: Path, report: Report) -> None:
+    path.write_bytes(canonical(asdict(report)) + b"\n")
