@@ -35,6 +35,7 @@ from selftaught.errors import (
     RunLocked,
     SelftaughtError,
     Stopped,
+    Waiting,
     noticing_a_full_disk,
 )
 from selftaught.ledger import RunRecord, find_run, is_locked, list_runs, read_run
@@ -44,6 +45,7 @@ from selftaught.view import Silent, View
 if TYPE_CHECKING:
     from selftaught.integrity import Check
     from selftaught.look import Findings
+    from selftaught.people import Imported, Queue
 
 DEFAULT = "self_consistency"
 DATA_SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".parquet")
@@ -87,7 +89,7 @@ def run(recipe: str | Path | Recipe = DEFAULT, *overrides: str, runs: str | Path
     """Run a recipe (a path, a bundled name or a Recipe) in a new folder and return its record.
 
     ``overrides`` are the command's KEY=VALUE; ``settings`` say the same in Python: ``seed=3, train={"lr": 1e-4}``.
-    Raises Stopped when ``stop()`` became true; ``resume`` goes on from there.
+    Raises Stopped when ``stop()`` became true, Waiting where people must answer first; ``resume`` goes on from there.
     """
     chosen = resolve(recipe, [*overrides, *_dotted(settings)])
     from selftaught import loop
@@ -160,6 +162,21 @@ def write_report(run: str | Path | RunRecord = "latest", *, runs: str | Path | N
     except OSError as error:
         raise RunError(f"The report cannot be written to {folder}: {error.strerror}.",
                        hint="Allow it, or copy the run's folder.") from error  # fmt: skip
+
+
+def review(run: str | Path | RunRecord = "latest", *, runs: str | Path | None = None) -> Queue:
+    """What a run asks people and has no verdict on yet."""
+    from selftaught import people
+
+    return people.queue(_folder(run, runs))
+
+
+def import_verdicts(run: str | Path | RunRecord, file: str | Path, by: str, *,
+           runs: str | Path | None = None) -> Imported:  # fmt: skip
+    """Give a run the verdicts of a person from a file: its queue, filled in. The run may be on or not."""
+    from selftaught import people
+
+    return people.import_verdicts(_folder(run, runs), Path(file), by)
 
 
 def stop(run: str | Path | RunRecord = "latest", *, runs: str | Path | None = None) -> Path:
@@ -255,10 +272,12 @@ def _notes(folder: Path) -> Iterator[None]:
     try:
         yield
     except BaseException as error:
-        if not isinstance(error, (SelftaughtError, Stopped, KeyboardInterrupt, GeneratorExit)):
+        if not isinstance(error, (SelftaughtError, Stopped, Waiting, KeyboardInterrupt, GeneratorExit)):
             error.add_note(f"The traceback is in {save_traceback(error, folder)}")
         if _begun(folder) and not isinstance(error, (IntegrityError, RunLocked)):
             name = folder.name if folder.parent.resolve() == runs_root().resolve() else str(folder)
+            if isinstance(error, Waiting):
+                error.add_note(f"See what is asked, and give the verdicts: selftaught review {shlex.quote(name)}")
             error.add_note(f"What is finished is kept. Go on with: selftaught resume {shlex.quote(name)}")
         raise
 

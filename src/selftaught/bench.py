@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from selftaught import people
 from selftaught.engines.base import Engine, StopToken
 from selftaught.errors import IntegrityError
 from selftaught.methods.base import Group
@@ -14,7 +15,7 @@ from selftaught.rollout import TRUNCATED, rollout
 from selftaught.rows import read_rows, write_rows
 from selftaught.store import Store, chunks
 from selftaught.tasks.base import Checker, Held, TaskSet, without_answers, wording
-from selftaught.types import Checkpoint, Rollout, Sampling, Task, digest, groups_of
+from selftaught.types import Checkpoint, Question, Rollout, Sampling, Task, Verdict, digest, groups_of
 from selftaught.view import View
 
 CHUNK_SAMPLES = 6000  # samples in one unit: what a kill can cost, and what a progress bar moves by
@@ -38,11 +39,11 @@ class RunBench:
         self.tasks = without_answers(tasks.train)
         self.tokens = engine.tokens(parent)
         self.counts: Counter[str] = Counter()
-        self.labels_read = False  # nothing here gives a gold answer away yet; a method that needs one will set this
+        self.labels_read = False  # gold answers are given away nowhere; an answer that a person gave is a label
         self._store, self._engine, self._parent, self._source = store, engine, parent, tasks
         self._heldout = Held(t.prompt for t in heldout(tasks))
         self._place, self._view, self._stop = place, view, stop
-        self._calls = 0
+        self._calls = self._asks = 0
 
     def checker(self, task: Task) -> Checker:
         return self._source.checkers[task.checker]
@@ -55,21 +56,22 @@ class RunBench:
 
         Raises IntegrityError for a prompt that holds a held-out one, in whatever form or behind whatever examples.
         """
+        return self.sample(self._parent, self.seed, tasks, sampling, first=first)
+
+    def sample(
+        self, checkpoint: Checkpoint, seed: int, tasks: Sequence[Task], sampling: Sampling, *, first: int = 0
+    ) -> list[Group]:
+        """``generate`` from any checkpoint with any seed; what an earlier round sampled so is read back."""
         tasks = list({t.id: t for t in tasks}.values())
-        shown = [t for t in tasks if self._heldout.shows(t.prompt)]
-        if shown:
-            raise IntegrityError(
-                f"A method asked for samples of a held-out question: {shown[0].question[:80]!r}.",
-                hint="Held-out questions belong to the gate. Is one among the method's exemplars? Else it is a fault of"
-                " the method.",
-            )
+        self._refuse_heldout(tasks)
         call = f"{self._place}/rollouts/{self._calls:02d}"
         self._calls += 1
         rows: list[Rollout] = []
         size = max(1, CHUNK_SAMPLES // sampling.n)
         total = len(tasks) * sampling.n
         for number, some in enumerate(chunks(tasks, size)):
-            rows += self._chunk(some, sampling, first, f"{call}-{number:03d}", len(rows), total)
+            place = f"{call}-{number:03d}"
+            rows += self._chunk(checkpoint, seed, some, sampling, first, place, len(rows), total)
         return [(t, r) for t, r in groups_of(tasks, rows)]
 
     def fresh(self, tasks: Sequence[Task]) -> list[Task]:
@@ -78,20 +80,46 @@ class RunBench:
         new = {wording(t.prompt): t for t in reversed(tasks) if not self._heldout.shows(t.prompt)}
         return [t for t in tasks if t is new.get(wording(t.prompt)) and wording(t.prompt) not in taken]
 
+    def ask(self, tasks: Sequence[Task], why: str = "") -> list[Verdict]:
+        """What a person answers to each task, in order, as the ``value`` of a Verdict. Raises Waiting until all did."""
+        tasks = list({t.id: t for t in tasks}.values())
+        self._refuse_heldout(tasks)
+        place = f"{self._place}/asked/{self._asks:02d}"
+        self._asks += 1
+        self.labels_read = True
+        return people.ask(self._store, place, [Question(t.id, "answer", t.question, "", why) for t in tasks])
+
+    def _refuse_heldout(self, tasks: Sequence[Task]) -> None:
+        shown = [t for t in tasks if self._heldout.shows(t.prompt)]
+        if shown:
+            raise IntegrityError(
+                f"A method asked about a held-out question: {shown[0].question[:80]!r}.",
+                hint="Held-out questions belong to the gate. Is one among the method's exemplars? Else it is a fault of"
+                " the method.",
+            )
+
     def _chunk(
-        self, tasks: Sequence[Task], sampling: Sampling, first: int, place: str, before: int, total: int
+        self,
+        checkpoint: Checkpoint,
+        seed: int,
+        tasks: Sequence[Task],
+        sampling: Sampling,
+        first: int,
+        place: str,
+        before: int,
+        total: int,
     ) -> list[Rollout]:
-        key = digest(self._parent.digest, self.seed, [t.id for t in tasks], repr(sampling), first)
+        key = digest(checkpoint.digest, seed, [t.id for t in tasks], repr(sampling), first)
 
         def make(out: Path) -> Mapping[str, Any]:
             rows = rollout(
                 self._engine,
-                self._parent,
+                checkpoint,
                 self.tokens,
                 tasks,
                 sampling,
                 self._source.checkers,
-                run_seed=self.seed,
+                run_seed=seed,
                 first=first,
                 stop=self._stop,
                 progress=lambda done, _, unit: self._view.progress(before + done, total, unit),

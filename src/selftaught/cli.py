@@ -1,7 +1,7 @@
 """The command ``selftaught``. Each command calls one function of api.py; this file reads words and prints results.
 
 Exit codes: 0 accepted or better (or done), 1 broken, 2 usage, recipe, data or model, 3 paused, 4 stopped, 5 rejected,
-6 locked by another process, 7 the record does not hold together, 8 unproven, 9 nothing to train on.
+6 locked by another process, 7 the record does not hold together, 8 unproven, 9 nothing to train on, 10 waiting.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ParamSpec
 import typer
 
 from selftaught import __version__
-from selftaught.errors import SelftaughtError, Stopped
+from selftaught.errors import SelftaughtError, Stopped, Waiting
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -75,6 +75,9 @@ def guarded(body: Callable[[], int]) -> int:
     except (Stopped, KeyboardInterrupt) as error:
         complain("stopped.", error)
         return Stopped.exit_code
+    except Waiting as error:
+        complain(f"{error}", error)
+        return error.exit_code
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # else the interpreter complains again while it ends
         return 1
@@ -163,7 +166,8 @@ def run(words: Words = None, dry_run: Dry = False, json: Json = False, quiet: Qu
       selftaught run recipe.yaml model=Qwen/Qwen3-0.6B --dry-run
 
     The exit code says what came of it: 0 the new model is better, 5 rejected, 8 unproven, 9 nothing to train on,
-    4 stopped (go on with: selftaught resume), 2 something to mend in what you typed.
+    10 waiting for people (selftaught review), 4 stopped (go on with: selftaught resume), 2 something to mend in what
+    you typed.
     """
     from selftaught import api, live
 
@@ -260,6 +264,32 @@ def init(
 
     started = api.init(file, model, out, force)
     return dump(api.findings_json(started)) if json else said(lambda tell: tell.started(started, console()))
+
+
+@command
+def review(
+    run: Run = "latest",
+    verdicts: Annotated[
+        Path | None, typer.Option("--import", metavar="FILE", help="The queue, filled in: verdicts to take.")
+    ] = None,
+    by: Annotated[str, typer.Option("--by", metavar="NAME", help="Whose verdicts they are.")] = "",
+    json: Json = False,
+    runs: Runs = None,
+) -> int:
+    """See what a run asks people, or give it their verdicts.
+
+    The queue is a file of JSON lines. Copy it, set "ok" to true or false in each line (and "value" to a better text,
+    or to the answer), and import it; when every line has its verdict: selftaught resume
+    """
+    from dataclasses import asdict
+
+    from selftaught import api
+
+    if verdicts is None:
+        found = api.review(run, runs=runs)
+        return dump([asdict(q) for q in found.questions]) if json else said(lambda tell: tell.queue(found))
+    taken = api.import_verdicts(run, verdicts, by, runs=runs)
+    return dump(asdict(taken)) if json else said(lambda tell: tell.imported(taken))
 
 
 @command

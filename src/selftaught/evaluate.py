@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from selftaught.gate import wilson
 from selftaught.tasks.base import TaskSet
-from selftaught.types import Checkpoint, Metric, Report, Rollout, Task
+from selftaught.types import Checkpoint, Item, Metric, Report, Rollout, Task
 
 
 def report(
@@ -25,6 +25,14 @@ def report(
         items=tuple(t.id for t in tasks),
         groups=tuple(t.group for t in tasks),
     )
+
+
+def items(tasks: Sequence[Task], rollouts: Sequence[Rollout], found: Report) -> list[Item]:
+    """Every item of a report with what was asked, expected and answered."""
+    return [
+        Item(t.id, t.question, t.group, t.answer, r.answer, score, r.error)
+        for t, r, score in zip(tasks, rollouts, found.scores, strict=True)
+    ]
 
 
 def proportion(values: Sequence[float]) -> Metric:

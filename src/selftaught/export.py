@@ -50,7 +50,7 @@ def export(record: RunRecord, out: Path, *, anyway: bool = False) -> Path:
     already; IntegrityError when the weights are not what was recorded.
     """
     weights = record.kept
-    if weights is None or not record.rounds:
+    if weights is None or not record.over:
         raise RunError(f"{record.name} has no judged model ({record.outcome}).",
                        hint=f"See: selftaught show {record.name}")  # fmt: skip
     if record.outcome not in (*GOOD, "unproven") and not anyway:
@@ -78,7 +78,8 @@ def export(record: RunRecord, out: Path, *, anyway: bool = False) -> Path:
 
 def card(record: RunRecord) -> str:
     """The model card: what it came from, what was claimed, what the gate saw. It quotes the record and no model."""
-    done, facts = record.rounds[-1], record.facts("candidate")
+    done, facts = record.final, record.facts("candidate", record.final)
+    assert done is not None
     lora = facts["kind"] == "lora"
     return CARD.format(
         library="peft" if lora else "transformers",

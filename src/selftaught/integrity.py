@@ -129,7 +129,7 @@ def _decision(record: ledger.RunRecord) -> Iterable[str]:
 
 def decide_again(record: ledger.RunRecord, done: Round) -> Decision:
     """The decision on a round from its recorded reports alone."""
-    config, reports = record.recipe.gate, record.reports()
+    config, reports = record.recipe.gate, record.reports(done)
     pairs: dict[str, tuple[Report, Report]] = {
         suite: (before, reports["candidate", suite]) for (role, suite), before in reports.items() if role == "parent"
     }
@@ -144,7 +144,7 @@ def decide_again(record: ledger.RunRecord, done: Round) -> Decision:
 def _margins(guards: Any, suites: list[str]) -> Mapping[str, float]:
     if guards == "auto":
         return dict.fromkeys(suites, gate.MARGIN)
-    return {g.suite: g.margin for g in guards}
+    return {g.suite: gate.MARGIN if g.margin == "auto" else g.margin for g in guards}
 
 
 def _looks(record: ledger.RunRecord) -> Iterable[str]:

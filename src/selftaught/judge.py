@@ -14,9 +14,8 @@ from typing import Any
 from selftaught import gate, ledger
 from selftaught.evaluate import items, report
 from selftaught.rollout import rollout
-from selftaught.rows import write_rows
+from selftaught.rows import write_report, write_rows
 from selftaught.setting import Setting
-from selftaught.store import write_report
 from selftaught.types import Checkpoint, Decision, Item, Report, Rollout, Task, digest
 
 

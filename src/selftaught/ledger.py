@@ -31,12 +31,12 @@ from selftaught.store import (
     read_chain,
     read_lines,
 )
-from selftaught.types import Decision, Labels, Metric, Report, Round, Rule, as_json, digest
+from selftaught.types import Checkpoint, Decision, Labels, Metric, Report, Round, Rule, as_json, digest
 
 LOOKS = "looks.jsonl"
 NUMBER = "number"  # the file in a run's folder that says how many runs were begun there before it, plus one
 SKETCH = 128  # question ids by which a vault is known again
-ENDS = ("stopped", "broken", "paused")  # journal events with which an attempt ends before its round is recorded
+ENDS = ("stopped", "broken", "paused", "waiting")  # how an attempt ends before the run is over
 GOOD = ("accepted", "proved", "promoted")
 # 2 usage, 6 locked, 7 integrity: errors.py
 EXIT_CODES = {
@@ -49,12 +49,32 @@ EXIT_CODES = {
     "rejected": 5,
     "unproven": 8,
     "nothing to train on": 9,
+    "waiting": 10,
 }
 
 
 def record(store: Store, done: Round) -> None:
     """Commit a round. From here on it happened."""
-    store.append("round", f"round-{done.index:03d}", {"round": as_json(done)})
+    store.append("round", place_of(done.index), {"round": as_json(done)})
+
+
+def place_of(index: int) -> str:
+    """The folder of a round."""
+    return f"round-{index:03d}"
+
+
+def is_over(recipe: Recipe, rounds: Sequence[Round]) -> bool:
+    """Whether a run with these rounds is at its end: all are done, or ``patience`` of them in a row led nowhere."""
+    last = rounds[-recipe.patience :]
+    idle = len(last) == recipe.patience and not any(r.decision.outcome in GOOD for r in last)
+    return len(rounds) >= recipe.rounds or idle
+
+
+def checkpoint(folder: Path, facts: Mapping[str, Any], base: Checkpoint, parent: Checkpoint) -> Checkpoint:
+    """A candidate as it lies in its unit's folder: a full model, or an adapter on the run's base."""
+    weights = str(folder / facts["kind_folder"])
+    lora = facts["kind"] == "lora"
+    return Checkpoint(facts["digest"], base.model if lora else weights, weights if lora else None, parent.digest)
 
 
 @dataclass(frozen=True)
@@ -74,13 +94,23 @@ class RunRecord:
     def rounds(self) -> list[Round]:
         return [_round(e["round"]) for e in self.chain if e["kind"] == "round"]
 
+    @property
+    def final(self) -> Round | None:
+        """The round that says what came of the run: the last accepted one, whose candidate stands; else the last."""
+        good = [r for r in self.rounds if r.decision.outcome in GOOD]
+        return (good or self.rounds)[-1] if self.rounds else None
+
+    @property
+    def over(self) -> bool:
+        return is_over(self.recipe, self.rounds)
+
     @cached_property
     def outcome(self) -> str:
-        """The last round's outcome; before one is recorded: "running", or how the last attempt ended."""
+        """The final round's outcome; before the run's end: "running", or how the last attempt ended."""
         if is_locked(self.path):
             return "running"
-        if self.rounds:
-            return self.rounds[-1].decision.outcome
+        if self.final is not None and self.over:
+            return self.final.decision.outcome
         marks = [e["event"] for e in self.journal if e["event"] in ("started", "resumed", *ENDS)]
         return str(marks[-1]) if marks and marks[-1] in ENDS else "stopped"  # killed: it ended without a word
 
@@ -95,35 +125,53 @@ class RunRecord:
         known = {GENESIS, *(e["hash"] for e in self.chain)}
         return [str(e.get("event")) for e in self.journal if e.get("head") not in known]
 
-    def units(self, kind: str) -> list[Mapping[str, Any]]:
-        """Committed chain entries of a kind, oldest first; ``place`` is the folder, ``facts`` what was recorded."""
-        return [e for e in self.chain if e["kind"] == kind]
+    def units(self, kind: str, of: Round | None = None) -> list[Mapping[str, Any]]:
+        """Committed chain entries of a kind (of one round), oldest first.
 
-    def facts(self, kind: str) -> Mapping[str, Any]:
+        ``place`` is the folder, ``facts`` what was recorded.
+        """
+        inside = f"{place_of(of.index)}/" if of else ""
+        return [e for e in self.chain if e["kind"] == kind and e.get("place", "").startswith(inside)]
+
+    def facts(self, kind: str, of: Round | None = None) -> Mapping[str, Any]:
         """Facts of the last unit of a kind, or {}."""
-        found = self.units(kind)
+        found = self.units(kind, of)
         return found[-1]["facts"] if found else {}
 
-    def reports(self) -> dict[tuple[str, str], Report]:
-        """Evaluations of the last round by (role, suite): ("parent" | "candidate", "dev" | "vault" | guard name).
+    def evaluations(self, of: Round | None = None) -> dict[tuple[str, str], Mapping[str, Any]]:
+        """Evaluation units of a round (the final one) by (role, suite): ("parent" | "candidate", "dev" | guard | ...).
 
-        Raises IntegrityError when their bytes are not what was recorded.
+        "parent" is what the candidate was compared with: see types.Round.
         """
+        of = of or self.final
+        if of is None or not of.evaluations:  # it is not judged yet, or was in the days of one round
+            return {(e["facts"]["role"], e["facts"]["suite"]): e for e in self.units("evaluation")}
+        units = {e["unit"]: e for e in self.units("evaluation")}
+        roles = ("parent", "candidate")
+        return {(role, suite): units[u] for suite, pair in of.evaluations.items()
+                for role, u in zip(roles, pair, strict=True)}  # fmt: skip
+
+    def reports(self, of: Round | None = None) -> dict[tuple[str, str], Report]:
+        """The reports of ``evaluations``. Raises IntegrityError when their bytes are not what was recorded."""
         found = {}
-        for entry in self.units("evaluation"):
+        for key, entry in self.evaluations(of).items():
             check_files(self.path / entry["place"], entry["files"])
-            path = self.path / entry["place"] / "report.json"
-            found[entry["facts"]["role"], entry["facts"]["suite"]] = read_report(path)
+            found[key] = read_report(self.path / entry["place"] / "report.json")
         return found
+
+    @property
+    def trained(self) -> Mapping[str, Any] | None:
+        """The unit of the final round's candidate (of the last one that was trained, where no round is recorded)."""
+        found = self.units("candidate", self.final)
+        return found[-1] if found else None
 
     @property
     def kept(self) -> Path | None:
         """The folder that holds the candidate's weights, if training finished: "adapter" or "model" inside it."""
-        places = [e["place"] for e in self.units("candidate")]
-        return self.path / places[-1] / self.units("candidate")[-1]["facts"]["kind_folder"] if places else None
+        return self.path / self.trained["place"] / self.trained["facts"]["kind_folder"] if self.trained else None
 
     def check_candidate(self) -> None:
-        """Raises IntegrityError when the candidate's bytes are not what was recorded."""
+        """Raises IntegrityError when a candidate's bytes are not what was recorded."""
         for entry in self.units("candidate"):
             check_files(self.path / entry["place"], entry["files"])
 
@@ -144,6 +192,7 @@ def _round(data: Mapping[str, Any]) -> Round:
             **data,
             "decision": Decision(decision["outcome"], rules, decision["reason"]),
             "labels": Labels(**data["labels"]),
+            "evaluations": {name: tuple(pair) for name, pair in data.get("evaluations", {}).items()},
         }
     )
 

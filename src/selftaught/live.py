@@ -23,7 +23,7 @@ from rich.table import Table
 from rich.text import Text
 
 from selftaught.engines.base import StopToken
-from selftaught.errors import Stopped
+from selftaught.errors import Stopped, Waiting
 from selftaught.view import Plain, Silent, View
 
 STAGES = ("prepare", "sample", "curate", "train", "evaluate", "gate", "record")
@@ -91,7 +91,7 @@ class Live:
 
     def __exit__(self, kind: type[BaseException] | None, *_: BaseException | TracebackType | None) -> None:
         if (current := self._current()) is not None:
-            asked = kind is not None and issubclass(kind, (Stopped, KeyboardInterrupt))
+            asked = kind is not None and issubclass(kind, (Stopped, Waiting, KeyboardInterrupt))
             current.leave("done" if kind is None else "stopped" if asked else "failed")
         if self._screen is not None:
             self.notice = ""

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from selftaught import budget, gate, ledger, load
+from selftaught.collapse import Signals
 from selftaught.config import Recipe, to_yaml
 from selftaught.curate import make_filters
 from selftaught.engines.base import Engine, StopToken, never
@@ -22,16 +23,20 @@ from selftaught.errors import (
     RunError,
     SelftaughtError,
     Stopped,
+    Waiting,
     disk_is_full,
     noticing_a_full_disk,
 )
 from selftaught.filters.base import Context
 from selftaught.rollout import NO_ROOM, rollout
-from selftaught.round import Transaction, guard_margins
+from selftaught.round import Beginning, Transaction
+from selftaught.rows import read_rows
+from selftaught.setting import Setting, guard_margins
+from selftaught.setting import prepare as prepare_setting
 from selftaught.settle import settle
 from selftaught.store import Store, began_by, write_file
 from selftaught.tasks.base import Checker, TaskSet, sizes
-from selftaught.types import VERSION, Checkpoint, Round, Task
+from selftaught.types import VERSION, Example, Round, Task
 from selftaught.view import Silent, View
 
 STOP = "stop"  # a file of this name in a run's folder ends it in order
@@ -126,11 +131,11 @@ def load_tasks(recipe: Recipe) -> TaskSet:
 
 
 def run(folder: Path, *, view: View | None = None, stop: StopToken = never, engine: Engine | None = None) -> Round:
-    """Run a prepared folder to its end, or go on with it. Returns the recorded round.
+    """Run a prepared folder to its end, or go on with it. Returns the round that says what came of it.
 
-    Raises Stopped soon after ``stop()`` is true or a file ``stop`` lies in the folder (everything finished is kept),
-    RunLocked when another process works here, IntegrityError when something on disk is not what the record says,
-    DiskFull when nothing more can be written.
+    Raises Waiting when people have to answer first, Stopped soon after ``stop()`` is true or a file ``stop`` lies in
+    the folder (everything finished is kept), RunLocked when another process works here, IntegrityError when something on
+    disk is not what the record says, DiskFull when nothing more can be written.
     """
     with noticing_a_full_disk(folder):
         return _run(folder, view or Silent(), stop, engine)
@@ -138,21 +143,25 @@ def run(folder: Path, *, view: View | None = None, stop: StopToken = never, engi
 
 def _run(folder: Path, view: View, stop: StopToken, engine: Engine | None) -> Round:
     record = ledger.read_run(folder)
-    if record.rounds:  # nothing to write, so a folder that may only be read will do
-        return record.rounds[-1]
+    if record.final and record.over:  # nothing to write, so a folder that may only be read will do
+        return record.final
     recipe = record.recipe
     with Store(folder) as store:
         asked = folder / STOP
         asked.unlink(missing_ok=True)  # whoever runs it again wants it to go on
-        if recorded := ledger.read_run(folder).rounds:  # by another process, just now
-            return recorded[-1]
+        again = ledger.read_run(folder)
+        if again.final and again.over:  # by another process, just now
+            return again.final
         store.journal("resumed" if store.chain else "started", **_versions(folder))
         engine = engine or make_engine(recipe)
         try:
             told = lambda: stop() or asked.exists()  # noqa: E731
-            done = Transaction(store, recipe, engine, load_whole(recipe), view, told).run()
+            done = _rounds(prepare_setting(store, recipe, engine, load_whole(recipe), view, told))
         except (Stopped, KeyboardInterrupt):
             store.journal("stopped")
+            raise
+        except Waiting as error:
+            store.journal("waiting", missing=error.missing)
             raise
         except SelftaughtError as error:
             store.journal("broken", error=str(error))
@@ -165,6 +174,44 @@ def _run(folder: Path, view: View, stop: StopToken, engine: Engine | None) -> Ro
             engine.close()
         store.journal("finished", outcome=done.decision.outcome)
     return done
+
+
+def _rounds(setting: Setting) -> Round:
+    """Rounds until the run is over; those that are recorded are read back. Returns the one that says what came of it.
+
+    An accepted candidate is the next parent; after any other outcome the parent stands, and the next round, with fresh
+    samples, starts from it again.
+    """
+    recipe, store = setting.recipe, setting.store
+    begin = Beginning(0, setting.base, setting.base)
+    rounds = ledger.read_run(store.folder).rounds
+    done: list[Round] = []
+    while not (done and ledger.is_over(recipe, done)):
+        if len(done) == len(rounds) and done:
+            setting.view.line(f"round {begin.index + 1} of at most {recipe.rounds}")
+        now = rounds[begin.index] if begin.index < len(rounds) else Transaction(setting, begin).run()
+        done.append(now)
+        begin = _after(setting, begin, now)
+    good = [r for r in done if r.decision.outcome in ledger.GOOD]
+    return (good or done)[-1]
+
+
+def _after(setting: Setting, begin: Beginning, done: Round) -> Beginning:
+    """Where the next round begins: all of it is computed from the chain."""
+    units = {e["place"]: e for e in setting.store.chain if "place" in e}
+    place = ledger.place_of(done.index)
+    facts = units.get(f"{place}/examples", {}).get("facts", {})
+    first = begin.first or (Signals(**facts["signals"]) if facts.get("signals") else None)
+    begin = replace(begin, index=done.index + 1, first=first)
+    if done.decision.outcome not in ledger.GOOD:
+        return begin
+    made = units[f"{place}/candidate"]
+    parent = ledger.checkpoint(setting.store.folder / made["place"], made["facts"], setting.base, begin.parent)
+    proven = parent if done.decision.outcome == "proved" else begin.proven
+    learned = units.get(f"{place}/reviewed", units[f"{place}/examples"])
+    kept = read_rows(setting.store.folder / learned["place"] / "kept.parquet", Example)
+    own = tuple(e for e in kept if e.source != "replay") if setting.recipe.train.start == "base" else ()
+    return replace(begin, parent=parent, proven=proven, pool=(*begin.pool, *own))
 
 
 def _versions(folder: Path) -> dict[str, str]:
@@ -198,13 +245,8 @@ def ask(folder: Path, question: str, engine: Engine | None = None) -> tuple[str,
                 f"{record.recipe.model} is not the model that {record.name} began with.",
                 hint="Restore it: before and after could not be compared.",
             )
-        lora = weights.name == "adapter"
-        candidate = Checkpoint(
-            record.facts("candidate")["digest"],
-            parent.model if lora else str(weights),
-            str(weights) if lora else None,
-            parent.digest,
-        )
+        assert record.trained is not None
+        candidate = ledger.checkpoint(record.path / record.trained["place"], record.trained["facts"], parent, parent)
         method = load.make("methods", record.recipe.method)
         task = method.ask(Task(({"role": "user", "content": question},), checker=""))
         sampling = replace(method.sampling(), n=1, temperature=0.0)

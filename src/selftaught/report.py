@@ -37,7 +37,13 @@ Entry = Mapping[str, Any]
 Tasks = Mapping[str, Task]  # by id
 FORMS = ("chat", "cot", "plain")  # how a method may have put a question: its rollouts go by the id of that form
 SHOWN = 8  # kept samples, rejected samples, pairs of answers
-ENDS = {"finished": "finished", "stopped": "stopped by request", "paused": "paused", "broken": "broke with an error"}
+ENDS = {
+    "finished": "finished",
+    "waiting": "waiting for people",
+    "stopped": "stopped by request",
+    "paused": "paused",
+    "broken": "broke with an error",
+}
 COUNTS = ("sampled", "samples", "answered", "questions", "made", "kept", "rejected", "replay")  # first words, in order
 
 
@@ -57,7 +63,8 @@ def write_report(folder: Path) -> Path:
 
 def contents(record: RunRecord) -> dict[str, Any]:
     """Everything the template shows."""
-    reports, tasks, done = read_reports(record), read_tasks(record), record.rounds[-1:]
+    reports, tasks = read_reports(record), read_tasks(record)
+    done = [record.final] if record.final and record.over else []
     suites = compare(reports, done[0].decision.rules if done else ())
     judged = {s.name: s for s in suites if s.gain is not None}
     return {
@@ -66,6 +73,7 @@ def contents(record: RunRecord) -> dict[str, Any]:
         "share_axis": axis(0.0, 1.0), "gain_axis": gain_axis(suites),
         "wrote": wrote(record, tasks.get("train", {})), "learning": learning(record),
         "pairs": pairs(record, reports, tasks), "cost": cost(record),
+        "rounds": record.rounds if len(record.rounds) > 1 else [],
         "head": record.chain[-1]["hash"] if record.chain else GENESIS, "recipe_yaml": to_yaml(record.recipe),
     }  # fmt: skip
 
@@ -91,9 +99,9 @@ def part(record: RunRecord, entry: Entry, name: str) -> Path | None:
     return folder / name
 
 
-def last_part(record: RunRecord, kind: str, name: str, **facts: str) -> Path | None:
-    """``part`` of the newest unit of a kind whose facts match."""
-    found = [e for e in record.units(kind) if facts.items() <= e["facts"].items()]
+def last_part(record: RunRecord, kind: str, name: str) -> Path | None:
+    """``part`` of the newest unit of a kind, in the final round where it belongs to one."""
+    found = record.units(kind, None if kind == "tasks" else record.final)
     return part(record, found[-1], name) if found else None
 
 
@@ -115,8 +123,7 @@ def read_tasks(record: RunRecord) -> dict[str, Tasks]:
 
 def read_reports(record: RunRecord) -> dict[tuple[str, str], Report]:
     """``RunRecord.reports()`` of the files that are still there, checked."""
-    units = {(e["facts"]["role"], e["facts"]["suite"]): e for e in record.units("evaluation")}
-    paths = {key: part(record, entry, "report.json") for key, entry in units.items()}
+    paths = {key: part(record, entry, "report.json") for key, entry in record.evaluations().items()}
     return {key: read_report(path) for key, path in paths.items() if path}
 
 
@@ -228,7 +235,7 @@ class Vote:
 
 
 def wrote(record: RunRecord, train: Tasks) -> dict[str, Any]:
-    counts = dict(record.rounds[-1].counts if record.rounds else record.facts("examples").get("counts", {}))
+    counts = dict(record.final.counts if record.final else record.facts("examples").get("counts", {}))
     asked = {replace(t, form=form).id: t for t in train.values() for form in (t.form, *FORMS)}
     votes, refused = count_votes(record, asked), rejected(record)
     kept = columns(last_part(record, "examples", "kept.parquet"), "source", "task_id", "text")
@@ -253,7 +260,7 @@ def count_votes(record: RunRecord, asked: Tasks) -> dict[str, Vote]:
     Answers are compared letter for letter. ``asked`` holds the tasks that are known by the ids of the rollouts.
     """
     ballots: dict[str, Counter[str | None]] = {}
-    for entry in record.units("rollouts"):
+    for entry in record.units("rollouts", record.final):
         for task_id, answer in columns(part(record, entry, "rows.parquet"), "task_id", "answer"):
             ballots.setdefault(task_id, Counter())[answer] += 1
     ballots.pop(Task(()).id, None)
@@ -307,7 +314,7 @@ def learning(record: RunRecord) -> dict[str, Any] | None:
         return None
     data = json.loads(path.read_text(encoding="utf-8"))
     curves = {"loss": curve(data["losses"]), "norm": curve(data.get("grad_norms", ()))}
-    return {**record.facts("candidate"), **data, **curves}
+    return {**record.facts("candidate", record.final), **data, **curves}
 
 
 def curve(values: Sequence[float | None]) -> dict[str, Any] | None:
@@ -331,8 +338,9 @@ def pairs(
     if not both:
         return None
     suite, items = both[0], reports["parent", both[0]].items
-    said = [list(columns(last_part(record, "evaluation", "rows.parquet", role=role, suite=suite),
-                         "text", "answer", "error")) for role in ("parent", "candidate")]  # fmt: skip
+    units = record.evaluations()
+    said = [list(columns(part(record, units[role, suite], "rows.parquet"), "text", "answer", "error"))
+            for role in ("parent", "candidate")]  # fmt: skip
     if any(len(rows) != len(items) for rows in said):
         return None
     change = [a - b for b, a in zip(*(reports[role, suite].scores for role in ("parent", "candidate")), strict=True)]
@@ -346,7 +354,8 @@ def cost(record: RunRecord) -> dict[str, Any]:
     stages, attempts = stage_seconds(record.journal)
     facts = [e["facts"] for e in record.units("rollouts")]
     return {
-        "stages": stages, "attempts": attempts, "trained": record.facts("candidate").get("tokens", 0),
+        "stages": stages, "attempts": attempts,
+        "trained": sum(e["facts"].get("tokens", 0) for e in record.units("candidate")),
         **{key: sum(f.get(key, 0) for f in facts) for key in ("samples", "tokens", "truncated")},
         "machine": next(iter(read_lines(record.path / "environment.json")), {}),
     }  # fmt: skip

@@ -7,172 +7,133 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import platform
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from selftaught import budget, gate, ledger, load
+from selftaught import ledger, load, people
 from selftaught.bench import RunBench, heldout
-from selftaught.config import GateConfig, Recipe
+from selftaught.collapse import Signals, alarm, signals
 from selftaught.curate import curate
-from selftaught.engines.base import Engine, StopToken, TuneJob
-from selftaught.errors import IntegrityError, NonFiniteError, RecipeError, RunError
-from selftaught.evaluate import report
+from selftaught.engines.base import TuneJob
+from selftaught.errors import NonFiniteError
 from selftaught.filters.base import Context
-from selftaught.rollout import rollout
-from selftaught.rows import read_rows, write_report, write_rows
-from selftaught.store import Store, file_digest, folder_digest, write_file
-from selftaught.tasks.base import TaskSet, sizes
+from selftaught.judge import Judge
+from selftaught.methods.base import Group, Method
+from selftaught.rows import read_rows, write_rows
+from selftaught.setting import Setting
+from selftaught.store import folder_digest, write_file
 from selftaught.train import make_job
 from selftaught.types import (
-    VERSION,
     Checkpoint,
     Decision,
     Example,
     Labels,
-    Report,
-    Rollout,
+    Question,
     Round,
     Sampling,
     Task,
     Verdict,
-    canonical,
     digest,
+    seed_for,
 )
-from selftaught.view import View
+
+
+@dataclass(frozen=True)
+class Beginning:
+    """Where a round begins: the last accepted model, the last proved one, and what accepted rounds were taught."""
+
+    index: int
+    parent: Checkpoint
+    proven: Checkpoint
+    pool: tuple[Example, ...] = ()
+    first: Signals | None = None  # of the run's first round: what a collapse is measured against
+
+
+class Refused(Exception):
+    """People or the collapse alarm refused what the round would have learned."""
 
 
 class Transaction:
-    """One round in progress: the stages in order, each a method, each a unit in the store.
+    """One round in progress: the stages in order, each a method, each a unit in the store."""
 
-    ``tasks`` is everything the source brings; the recipe's budget says how much of it the round uses. Looks are counted
-    against the whole vault, so that another budget does not make it a new one.
-    """
-
-    def __init__(
-        self, store: Store, recipe: Recipe, engine: Engine, tasks: TaskSet, view: View, stop: StopToken
-    ) -> None:
-        self.store, self.recipe, self.engine, self.view, self.stop = store, recipe, engine, view, stop
-        self.place = "round-000"
-        self.whole = tasks
-        self.tasks = budget.trim(tasks, recipe)
-        self.method = load.make("methods", recipe.method)
-        self.looks: dict[str, int] = {}
-        self.judged = False
-
-    def run(self) -> Round:
-        """From the first stage to the record. Raises Stopped at a unit boundary; nothing finished is lost."""
-        self._prepare()
-        examples = self._examples()
-        if not self._teaches(examples):
-            decision = Decision("nothing to train on", (), self._why_nothing())
-            return self._record(None, decision)
-        self._stage("train", f"{len(examples)} examples")
-        try:
-            candidate = self._train(examples)
-        except NonFiniteError as error:
-            return self._record(None, Decision("rejected", (), error.message))
-        return self._record(candidate, self._judge(candidate))
-
-    def _stage(self, name: str, detail: str = "") -> None:
-        self.store.journal("stage", stage=name)
-        self.view.stage(name, detail)
-
-    # ------------------------------------------------------------ prepare
-
-    def _prepare(self) -> None:
-        self._stage("prepare", self.recipe.model)
-        self.margins = guard_margins(self.recipe.gate, self.tasks)
-        self.parent = self.engine.open(self.recipe.model)
-        self.tokens = self.engine.tokens(self.parent)
-        if self.recipe.train.replay:
-            self.tokens.encode("")  # a model that cannot write unprompted says so now, not after sampling
-        self._check_registry()
-        facts = {
-            "recipe": self.recipe.digest,
-            "recipe.yaml": file_digest(self.store.folder / "recipe.yaml"),
-            "model": self.parent.digest,
-            "counts": sizes(self.tasks),
-            "notes": list(self.tasks.notes),
-            "vault": self.whole.vault_digest,
-            "questions": contents(self.tasks),
-            "checkers": {c.name: c.digest for c in self.tasks.checkers.values() if c.digest},
-        }
-        self._check_beginning(facts)
-        self.store.unit("tasks", facts, "tasks", lambda out: self._write_tasks(out, facts))
-        environment = {
-            "selftaught": VERSION,
-            "python": platform.python_version(),
-            "machine": platform.machine(),
-            "system": platform.system(),
-            **self.engine.describe(self.parent),
-        }
-        write_file(self.store.folder / "environment.json", canonical(environment) + b"\n")
-        asked = replace(self.whole, train=self.tasks.train)  # what a budget leaves out is held out all the same
+    def __init__(self, setting: Setting, begin: Beginning) -> None:
+        self.setting, self.begin = setting, begin
+        self.store, self.recipe, self.view = setting.store, setting.recipe, setting.view
+        self.parent = begin.parent
+        self.place = ledger.place_of(begin.index)
+        self.seed = self.recipe.seed if begin.index == 0 else seed_for(self.recipe.seed, "round", begin.index)
+        self.method: Method = load.make("methods", self.recipe.method)
+        self.judge = Judge(setting, self.place, begin.parent, begin.proven)
+        self.questions = questions_of(setting.tasks.train, self.recipe.round_questions, begin.index)
+        asked = replace(setting.whole, train=self.questions)  # what a budget leaves out is held out all the same
         self.bench = RunBench(
-            self.store, self.engine, self.parent, asked, self.recipe.seed, self.place, self.view, self.stop
+            self.store, setting.engine, self.parent, asked, self.seed, self.place, self.view, setting.stop
         )
         self.counts = self.bench.counts
+        self.reviewed = self.edited = False
 
-    def _check_beginning(self, facts: Mapping[str, Any]) -> None:
-        began = self.store.chain[0]["facts"] if self.store.chain else facts
-        changed = [k for k in facts if facts[k] != began.get(k)]
-        if changed:
-            raise IntegrityError(
-                f"This run began with another {', '.join(changed)}.",
-                hint="A run keeps the recipe, model and questions it began with. Restore them, or start a new run.",
-            )
-
-    def _write_tasks(self, out: Path, facts: Mapping[str, Any]) -> Mapping[str, Any]:
-        write_rows(out / "train.parquet", Task, self.tasks.train)
-        write_rows(out / "dev.parquet", Task, self.tasks.dev)
-        write_rows(out / "vault.parquet", Task, self.tasks.vault)
-        for name, suite in self.tasks.guards.items():
-            write_rows(out / f"guard-{name}.parquet", Task, suite)
-        return facts
+    def run(self) -> Round:
+        """From the first stage to the record. Raises Stopped or Waiting at a unit boundary; nothing done is lost."""
+        try:
+            examples = self._examples()
+            if not self._teaches(examples):
+                return self._record(None, Decision("nothing to train on", (), self._why_nothing()))
+            self.setting.stage("train", f"{len(examples)} examples")
+            candidate = self._train(examples)
+        except (NonFiniteError, Refused) as error:
+            return self._record(None, Decision("rejected", (), str(error).splitlines()[0]))
+        return self._record(candidate, self.judge.decide(candidate))
 
     # ------------------------------------------------------------ propose, sample, harvest, curate
 
     def _examples(self) -> list[Example]:
-        self._stage("sample", f"{len(self.tasks.train)} questions")
+        self.setting.stage("sample", f"{len(self.questions)} questions")
         proposed = list(self.method.propose(self.bench))
         self.view.line(f"  {len(proposed)} questions, {self.method.sampling().n} samples each")
         groups = self.bench.generate(proposed, self.method.sampling())
-        self._stage("curate")
+        self.setting.stage("curate")
         made = list(self.method.harvest(groups, self.bench))
         replay = self._replay() if made else []
         asked = {t.id: t for t, _ in groups}
+        seen = signals(groups)
         key = [self.recipe.digest, self.parent.digest, [e.id for e in made], [e.id for e in replay]]
         unit = self.store.unit(
-            "examples", digest(key), f"{self.place}/examples", lambda out: self._curate(out, made, replay, asked)
+            "examples",
+            digest(key),
+            f"{self.place}/examples",
+            lambda out: self._curate(out, made, replay, asked, seen),
         )
         self.counts = Counter(unit.facts["counts"])
         self.view.line(f"  {self.counts['made']} made: {self.counts['kept']} kept, {self.counts['rejected']} rejected")
-        return read_rows(unit.folder / "kept.parquet", Example)
+        if why := alarm(seen, self.begin.first):
+            raise Refused(f"the votes have collapsed: {why}")
+        return self._review(read_rows(unit.folder / "kept.parquet", Example), groups)
 
     def _replay(self) -> list[Example]:
-        """The parent's own unprompted text: replay against forgetting (2505.13811), with no label in it."""
+        """The base's own unprompted text: replay against forgetting (2505.13811), with no label in it."""
         config = self.recipe.train
         if not config.replay:
             return []
         sampling = Sampling(config.replay_samples, 1.0, max_tokens=config.replay_max_tokens)
-        task = Task((), checker=self.tasks.train[0].checker, source="replay")
-        [(_, rollouts)] = self.bench.generate([task], sampling)
+        task = Task((), checker=self.questions[0].checker, source="replay")
+        [(_, rollouts)] = self.bench.sample(self.setting.base, self.recipe.seed, [task], sampling)
         whole = [r for r in rollouts if r.error is None and r.text.strip()]
         self.counts["replay sampled"], self.counts["replay truncated"] = len(rollouts), len(rollouts) - len(whole)
         return [Example(r.prompt_ids, r.completion_ids, r.text, source="replay", parents=(r.id,)) for r in whole]
 
     def _curate(
-        self, out: Path, made: Sequence[Example], replay: Sequence[Example], asked: Mapping[str, Task]
+        self,
+        out: Path,
+        made: Sequence[Example],
+        replay: Sequence[Example],
+        asked: Mapping[str, Task],
+        seen: Signals | None,
     ) -> Mapping[str, Any]:
-        result = curate((*made, *replay), Context(self.recipe.curate, heldout(self.whole), asked))
-        write_rows(out / "kept.parquet", Example, result.kept)
-        write_rows(out / "rejected.parquet", Example, result.rejected)
-        write_rows(out / "verdicts.parquet", Verdict, result.verdicts)
+        result = curate((*made, *replay), Context(self.recipe.curate, heldout(self.setting.whole), asked))
+        _write_examples(out, result.kept, result.rejected, result.verdicts)
         own = sum(e.source != "replay" for e in result.kept)
         counts = {
             **self.counts,
@@ -184,7 +145,7 @@ class Transaction:
         }
         if result.failed:
             counts["rejected because a filter failed"] = result.failed
-        return {"counts": counts}
+        return {"counts": counts, "signals": seen.as_facts() if seen else None}
 
     def _teaches(self, examples: Sequence[Example]) -> bool:
         """Whether there is anything to learn: replay alone is not, and with ``train.replay`` 1 it is all there is."""
@@ -195,28 +156,86 @@ class Transaction:
         said = "; ".join(f"{v} {k}" for k, v in self.counts.items() if v)
         return f"no example was left to learn from ({said or 'nothing was sampled'})"
 
+    # ------------------------------------------------------------ people
+
+    def _review(self, examples: list[Example], groups: Sequence[Group]) -> list[Example]:
+        """What people leave of the kept examples, where the recipe has them judge. Raises Waiting until they have."""
+        config = self.recipe.review
+        own = {e.id: e for e in examples if e.source != "replay"}
+        if config.who == "none" or not own:
+            return examples
+        self.setting.stage("review", "people judge what would be learned")
+        chosen = sorted(own, key=lambda i: digest("review", self.seed, i))
+        if config.who == "sample":
+            chosen = chosen[: config.size]
+        tasks = {t.id: t.question for t, _ in groups}
+        why = f"{'drawn at random' if config.who == 'sample' else 'all are judged'}: {len(chosen)} of {len(own)}"
+        asked = [Question(i, "review", tasks.get(own[i].task_id, ""), own[i].text, why) for i in chosen]
+        verdicts = {v.subject: v for v in people.ask(self.store, f"{self.place}/review", asked)}
+        self.reviewed = True
+        unit = self.store.unit(
+            "reviewed",
+            digest([e.id for e in examples], [[v.subject, v.ok, v.value, v.by] for v in verdicts.values()]),
+            f"{self.place}/reviewed",
+            lambda out: self._apply(out, examples, verdicts, {t.id: t for t, _ in groups}),
+        )
+        self.counts.update(unit.facts["counts"])
+        self.counts["kept"] -= unit.facts["rejected"]
+        self.counts["kept from rollouts"] -= unit.facts["rejected"]
+        self.counts["rejected"] += unit.facts["rejected"]
+        self.edited = unit.facts["counts"]["edited by people"] > 0
+        refused = sum(not v.ok for v in verdicts.values())
+        if config.who == "sample" and refused > config.max_rejected * len(verdicts):
+            raise Refused(
+                f"people rejected {refused} of {len(verdicts)} sampled examples, more than {config.max_rejected:.0%}"
+            )
+        return read_rows(unit.folder / "kept.parquet", Example)
+
+    def _apply(
+        self, out: Path, examples: Sequence[Example], verdicts: Mapping[str, Verdict], asked: Mapping[str, Task]
+    ) -> Mapping[str, Any]:
+        """Rejected examples go; an edited one takes the place of the first, if it passes the filters as any other."""
+        edits = {i: self._edited(e, v) for e in examples if (v := verdicts.get(i := e.id)) and v.ok and v.value}
+        again = curate(tuple(edits.values()), Context(self.recipe.curate, heldout(self.setting.whole), asked))
+        passed = {e.id for e in again.kept}
+        kept, rejected, reasons = [], list(again.rejected), list(again.verdicts)
+        for example in examples:
+            verdict = verdicts.get(example.id)
+            if verdict is not None and not verdict.ok:
+                rejected.append(example)
+                reasons.append(replace(verdict, reason=verdict.reason or "rejected"))
+            elif example.id not in edits:
+                kept.append(example)
+            elif edits[example.id].id in passed:
+                kept.append(edits[example.id])
+        _write_examples(out, kept, rejected, reasons)
+        counts = {"reviewed by people": len(verdicts), "rejected by people": sum(not v.ok for v in verdicts.values()),
+                  "edited by people": len(edits)}  # fmt: skip
+        return {"counts": counts, "rejected": len(rejected)}
+
+    def _edited(self, example: Example, verdict: Verdict) -> Example:
+        text = verdict.value or ""
+        ids = self.setting.tokens.encode_completion(text)
+        return replace(example, completion_ids=ids, text=text, parents=(*example.parents, example.id, verdict.by))
+
     # ------------------------------------------------------------ train
 
     def _train(self, examples: Sequence[Example]) -> Checkpoint:
-        own = [e for e in examples if e.source != "replay"]
+        config = self.recipe.train
+        start = self.setting.base if config.start == "base" else self.parent
+        pool = self.begin.pool if config.start == "base" else ()
+        own = list({e.id: e for e in (*pool, *examples) if e.source != "replay"}.values())
         replay = [e for e in examples if e.source == "replay"]
-        job = make_job(self.parent, own, replay, self.recipe.train, self.recipe.seed)
-        key = digest(self.parent.digest, self.recipe.digest, [e.id for e in examples])
+        job = make_job(start, own, replay, config, self.seed)
+        key = digest(self.parent.digest, self.recipe.digest, [e.id for e in (*own, *replay)])
         unit = self.store.unit("candidate", key, f"{self.place}/candidate", lambda out: self._tune(out, job))
-        weights = unit.folder / unit.facts["kind_folder"]
-        lora = job.kind == "lora"
-        return Checkpoint(
-            unit.facts["digest"],
-            self.parent.model if lora else str(weights),
-            str(weights) if lora else None,
-            self.parent.digest,
-        )
+        return ledger.checkpoint(unit.folder, unit.facts, self.setting.base, self.parent)
 
     def _tune(self, out: Path, job: TuneJob) -> Mapping[str, Any]:
         folder = "adapter" if job.kind == "lora" else "model"
         (out / folder).mkdir()
         self.view.line(f"  {job.kind} fine-tuning, {len(job.batches)} steps, learning rate {job.lr:g}")
-        tuned = self.engine.tune(job, out / folder, stop=self.stop, progress=self.view.progress)
+        tuned = self.setting.engine.tune(job, out / folder, stop=self.setting.stop, progress=self.view.progress)
         losses = [finite(x) for x in tuned.losses]
         curve = {
             "losses": losses,
@@ -227,7 +246,7 @@ class Transaction:
         }
         write_file(out / "train.json", json.dumps(curve).encode())
         return {
-            "digest": digest(self.parent.digest if job.kind == "lora" else "", folder_digest(out / folder)),
+            "digest": digest(job.parent.digest if job.kind == "lora" else "", folder_digest(out / folder)),
             "kind": job.kind,
             "kind_folder": folder,
             "steps": len(job.batches),
@@ -236,98 +255,23 @@ class Transaction:
             "last_loss": None if losses[-1] is None else round(losses[-1], 4),
         }
 
-    # ------------------------------------------------------------ evaluate, gate, record
-
-    def _judge(self, candidate: Checkpoint) -> Decision:
-        config = self.recipe.gate
-        suites = {"dev": self.tasks.dev} | {name: self.tasks.guards[name] for name in self.margins}
-        self._stage("evaluate", "parent and candidate on " + ", ".join(name for name, suite in suites.items() if suite))
-        pairs = {
-            name: (
-                self._evaluate(self.parent, "parent", name, suite),
-                self._evaluate(candidate, "candidate", name, suite),
-            )
-            for name, suite in suites.items()
-            if suite
-        }
-        guards = {name: (*pairs[name], margin) for name, margin in self.margins.items()}
-        self._stage("gate")
-        decision = gate.decide(config, pairs.get("dev"), guards)
-        if decision.outcome != "accepted" or not self.tasks.vault:
-            return decision
-        look = ledger.spend_look(
-            ledger.registry(self.recipe, self.store.folder),
-            [t.id for t in self.whole.vault],
-            candidate.digest,
-            self.store.folder.name,
-            share=config.alpha / config.looks,
-            asked=digest(sorted(t.id for t in self.tasks.vault)),
-        )
-        self.looks = {"look": look, "of": config.looks}
-        self.view.line(f"  accepted on dev; look {look} of {config.looks} on the vault")
-        if look > config.looks:
-            empty = Report("evaluation", "vault", candidate.digest, "vault")
-            return gate.prove(decision, config, empty, empty, look)
-        before = self._evaluate(self.parent, "parent", "vault", self.tasks.vault)
-        after = self._evaluate(candidate, "candidate", "vault", self.tasks.vault)
-        return gate.prove(decision, config, before, after, look)
-
-    def _check_registry(self) -> None:
-        registry = ledger.registry(self.recipe, self.store.folder)
-        written = [p for p in (registry, registry.with_name(registry.name + ".lock")) if p.exists()]
-        shut = [p for p in (registry.parent, *written) if not os.access(p, os.W_OK)]
-        if self.tasks.vault and shut:
-            raise RunError(
-                f"Looks at the vault are counted in {shut[0]}, where nothing may be written.",
-                hint="Allow it, or copy the questions to a folder of your own.",
-            )
-
-    def _evaluate(self, checkpoint: Checkpoint, role: str, suite: str, tasks: Sequence[Task]) -> Report:
-        sampling = replace(self.method.sampling(), n=1, temperature=0.0)
-        key = digest(checkpoint.digest, [t.id for t in tasks], self.recipe.digest)
-        unit = self.store.unit(
-            "evaluation",
-            key,
-            f"{self.place}/evaluate/{role}-{suite}",
-            lambda out: self._answer(out, checkpoint, role, suite, tasks, sampling),
-        )
-        self.judged = True
-        found = ledger.read_report(unit.folder / "report.json")
-        self.view.line(f"  {role} on {suite}: {100 * found.metrics['accuracy'].value:.1f} % of {len(tasks)}")
-        return found
-
-    def _answer(
-        self, out: Path, checkpoint: Checkpoint, role: str, suite: str, tasks: Sequence[Task], sampling: Sampling
-    ) -> Mapping[str, Any]:
-        asked = [self.method.ask(t) for t in tasks]
-        rows = rollout(
-            self.engine,
-            checkpoint,
-            self.tokens,
-            asked,
-            sampling,
-            self.tasks.checkers,
-            run_seed=self.recipe.seed,
-            stop=self.stop,
-            progress=self.view.progress,
-        )
-        found = report(suite, suite, checkpoint, tasks, rows, self.tasks)
-        write_rows(out / "rows.parquet", Rollout, rows)
-        write_report(out / "report.json", found)
-        return {"role": role, "suite": suite, "accuracy": round(found.metrics["accuracy"].value, 6)}
+    # ------------------------------------------------------------ record
 
     def _record(self, candidate: Checkpoint | None, decision: Decision) -> Round:
-        self._stage("record", decision.outcome)
-        labels = Labels(training=self.bench.labels_read, selection=False, gate=self.judged)
+        self.setting.stage("record", decision.outcome)
+        labels = Labels(
+            training=self.bench.labels_read or self.edited, selection=self.reviewed, gate=self.judge.labels_read
+        )
         done = Round(
-            0,
+            self.begin.index,
             self.parent.digest,
             candidate.digest if candidate else None,
             decision,
             dict(self.counts),
             labels,
             self.method.name,
-            self.looks,
+            self.judge.looks,
+            self.judge.evaluations,
         )
         ledger.record(self.store, done)
         return done
@@ -336,23 +280,19 @@ class Transaction:
 # ---------------------------------------------------------------- small parts
 
 
-def guard_margins(config: GateConfig, tasks: TaskSet) -> dict[str, float]:
-    """Guard suite -> the loss it may show. Raises RecipeError for a suite that the tasks do not bring."""
-    if config.guards == "auto":
-        return {name: gate.MARGIN for name, suite in tasks.guards.items() if suite}
-    unknown = [g.suite for g in config.guards if not tasks.guards.get(g.suite)]
-    if unknown:
-        raise RecipeError(
-            f"There is no guard suite {unknown[0]!r} in these tasks.",
-            hint=f"They bring: {', '.join(tasks.guards) or 'none'}. See gate.guards.",
-        )
-    return {g.suite: g.margin for g in config.guards}
+def questions_of(train: tuple[Task, ...], count: int | None, index: int) -> tuple[Task, ...]:
+    """The training questions of a round: all, or the next ``count``, from the first again when they are used up."""
+    if count is None or count >= len(train):
+        return train
+    return tuple(train[(index * count + i) % len(train)] for i in range(count))
 
 
-def contents(tasks: TaskSet) -> str:
-    """Names every question of a run with its answer, checker and group, suite by suite."""
-    suites = {"train": tasks.train, "dev": tasks.dev, "vault": tasks.vault, **tasks.guards}
-    return digest({name: [[t.id, t.answer, t.checker, t.group] for t in suite] for name, suite in suites.items()})
+def _write_examples(
+    out: Path, kept: Sequence[Example], rejected: Sequence[Example], verdicts: Sequence[Verdict]
+) -> None:
+    write_rows(out / "kept.parquet", Example, kept)
+    write_rows(out / "rejected.parquet", Example, rejected)
+    write_rows(out / "verdicts.parquet", Verdict, verdicts)
 
 
 def finite(value: float) -> float | None:

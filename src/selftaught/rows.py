@@ -8,7 +8,7 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
-from selftaught.types import Example, Report, Rollout, Task, Verdict, canonical
+from selftaught.types import Example, Item, Report, Rollout, Task, Verdict, canonical
 
 T = TypeVar("T")
 
@@ -50,6 +50,15 @@ def _columns(cls: type[Any]) -> Any:
             "weight": pa.float64(),
             "source": text,
             "parents": pa.list_(text),
+        },
+        Item: {
+            "id": text,
+            "question": text,
+            "group": text,
+            "gold": text,
+            "answer": text,
+            "score": pa.float64(),
+            "error": text,
         },
         Verdict: {"subject": text, "by": text, "ok": pa.bool_(), "reason": text, "value": text},
     }

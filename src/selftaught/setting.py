@@ -14,7 +14,8 @@ from selftaught.config import GateConfig, Recipe
 from selftaught.engines.base import Engine, StopToken, Tokens
 from selftaught.errors import IntegrityError, RecipeError, RunError
 from selftaught.methods.base import Method
-from selftaught.store import Store, file_digest, write_file, write_rows
+from selftaught.rows import write_rows
+from selftaught.store import Store, file_digest, write_file
 from selftaught.tasks.base import TaskSet, sizes
 from selftaught.types import VERSION, Checkpoint, Task, canonical, digest
 from selftaught.view import View
@@ -49,6 +50,7 @@ def prepare(store: Store, recipe: Recipe, engine: Engine, whole: TaskSet, view: 
 
     Raises IntegrityError naming what changed, and what the model, the recipe or the registry of looks is refused for.
     """
+    engine.notice = store.journal  # memory that ran out, workers that died: told where it happened
     store.journal("stage", stage="prepare")
     view.stage("prepare", recipe.model)
     tasks = budget.trim(whole, recipe)
@@ -122,7 +124,7 @@ def guard_margins(config: GateConfig, tasks: TaskSet) -> dict[str, float]:
             f"There is no guard suite {unknown[0]!r} in these tasks.",
             hint=f"They bring: {', '.join(tasks.guards) or 'none'}. See gate.guards.",
         )
-    return {g.suite: g.margin for g in config.guards}
+    return {g.suite: gate.MARGIN if g.margin == "auto" else g.margin for g in config.guards}
 
 
 def contents(tasks: TaskSet) -> str:

@@ -86,7 +86,7 @@ def _accuracy(report: Report) -> Metric:
 
 def gains(record: RunRecord) -> dict[str, float]:
     """Gain on dev and vault as the gate saw it, read from the record alone."""
-    rules = record.rounds[-1].decision.rules if record.rounds else ()
+    rules = record.final.decision.rules if record.final else ()
     known = {rule.name.removeprefix("gain on "): rule for rule in rules if rule.name.startswith("gain on ")}
     return {k: r.after - r.before for k, r in known.items() if r.after is not None and r.before is not None}
 
@@ -125,7 +125,7 @@ def pairs(record: RunRecord, most: int = 3) -> list[Pair]:
 
 def _read_pairs(record: RunRecord, suite: str, items: Sequence[str], chosen: Sequence[int]) -> list[Pair]:
     tasks = {t.id: t for t in read_rows(record.path / "tasks" / f"{suite}.parquet", Task)}
-    places = {(e["facts"]["role"], e["facts"]["suite"]): e["place"] for e in record.units("evaluation")}
+    places = {key: e["place"] for key, e in record.evaluations().items()}
     before, after = (
         read_rows(record.path / places[role, suite] / "rows.parquet", Rollout) for role in ("parent", "candidate")
     )
@@ -173,7 +173,7 @@ def reference(record: RunRecord, root: Path) -> str:
 
 def next_commands(record: RunRecord, root: Path) -> list[str]:
     name = reference(record, root)
-    if not record.rounds:
+    if not (record.final and record.over):
         return [f"selftaught {'show' if record.outcome == 'running' else 'resume'} {name}"]
     ask = [f'selftaught ask {name} "{_sample_question(record)}"'] if record.kept else []
     return [*ask, f"selftaught report {name}"]
@@ -187,8 +187,8 @@ def _sample_question(record: RunRecord) -> str:
 
 def verdict(record: RunRecord) -> tuple[str, str]:
     """(outcome, why), in words."""
-    if record.rounds:
-        return record.outcome, record.rounds[-1].decision.reason
+    if record.final and record.over:
+        return record.outcome, record.final.decision.reason
     why = {"running": "a process works on it now", "broken": "it ended with an error before a decision"}
     return record.outcome, why.get(record.outcome, "it has not come to a decision yet; what is finished is kept")
 
@@ -216,8 +216,8 @@ def used_labels(record: RunRecord) -> str:
 
 def blocks(record: RunRecord, root: Path) -> list[Block]:
     """The whole summary below its headline; blocks without rows are left out."""
-    rules = record.rounds[-1].decision.rules if record.rounds else ()
-    counts = record.rounds[-1].counts if record.rounds else {}
+    rules = record.final.decision.rules if record.final else ()
+    counts = record.final.counts if record.final else {}
     table = [(c.suite, str(c.n), interval(c.before), interval(c.after), points(c.gain)) for c in changes(record)]
     shown = [(shortened(p.question), shortened(p.before), shortened(p.after)) for p in pairs(record)]
     found = [
@@ -251,7 +251,7 @@ def _rule_row(rule: Rule) -> tuple[str, ...]:
 def as_json(record: RunRecord, root: Path) -> dict[str, Any]:
     """The summary as one JSON object."""
     outcome, why = verdict(record)
-    last = record.rounds[-1] if record.rounds else None
+    last = record.final if record.final else None
     return brief(record) | {
         "reason": why,
         "exit_code": EXIT_CODES.get(outcome),

@@ -12,6 +12,7 @@ from rich.console import Console
 from selftaught import summary
 from selftaught.api import Started
 from selftaught.integrity import Check
+from selftaught.people import Imported, Queue
 
 
 def plan(found: Mapping[str, Any]) -> None:
@@ -48,6 +49,26 @@ def started(init: Started, console: Console) -> None:
         summary.Block(f"Wrote {init.out}. Next", ((f"selftaught run {out} --dry-run",), (f"selftaught run {out}",))),
     ]
     summary.draw(blocks, console)
+
+
+def queue(found: Queue) -> None:
+    """Where the questions are, how many are open, the first of them, and what to do."""
+    if not found.questions:
+        print(f"{found.run} asks nobody anything.")
+        return
+    first = found.questions[0]
+    print(f"{found.run} waits for {len(found.questions)} verdicts. Its queue: {found.files[-1]}\n")
+    print(f"The first, {first.why or first.kind}:\n  {summary.printable(first.question)}")
+    print("  " + summary.printable(first.text).strip().replace("\n", "\n  "), end="\n\n")
+    print('Copy the file, set "ok" to true or false in each line, then:')
+    print(f"  selftaught review {shlex.quote(found.run)} --import FILE --by NAME")
+
+
+def imported(found: Imported) -> None:
+    said = {"taken": found.taken, "the same as before": found.same, "too late (another verdict came first)": found.late,
+            "not asked": found.unknown, "undecided": found.undecided}  # fmt: skip
+    print("; ".join(f"{count} {what}" for what, count in said.items() if count) or "nothing in it")
+    print(f"{found.missing} still missing" if found.missing else "every question has its verdict: selftaught resume")
 
 
 def checks(found: Sequence[Check]) -> None:

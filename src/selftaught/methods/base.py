@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 from selftaught.engines.base import Tokens
 from selftaught.tasks.base import Checker
-from selftaught.types import Example, Rollout, Sampling, Task
+from selftaught.types import Example, Rollout, Sampling, Task, Verdict
 
 Group = tuple[Task, Sequence[Rollout]]
 
@@ -28,6 +28,13 @@ class Bench(Protocol):
 
     def fresh(self, tasks: Sequence[Task]) -> list[Task]:
         """Those that are neither a training question nor a held-out one, each once: for questions a model wrote."""
+        ...
+
+    def ask(self, tasks: Sequence[Task], why: str = "") -> list[Verdict]:
+        """A person's answer to each different task, in order, as a Verdict's ``value``; recorded as labels.
+
+        Raises Waiting while one is missing: the run ends in order, and when it is resumed this call returns them all.
+        """
         ...
 
     def checker(self, task: Task) -> Checker: ...
