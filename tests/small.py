@@ -12,11 +12,13 @@ from selftaught.bench import RunBench
 from selftaught.config import Recipe, parse_recipe
 from selftaught.engines.base import Completion, Request, never
 from selftaught.engines.scripted import Scripted
+from selftaught.ledger import RunRecord
 from selftaught.methods.self_consistency import SelfConsistency
+from selftaught.rows import read_rows
 from selftaught.store import Store, file_digest, write_file
 from selftaught.tasks._checkers import checker
 from selftaught.tasks.base import TaskSet
-from selftaught.types import Rollout, Task
+from selftaught.types import Example, Item, Rollout, Task
 from selftaught.view import Silent
 
 RECIPE = """
@@ -27,6 +29,7 @@ method: {name: self_consistency, samples: 8, temperature: 0.8, max_tokens: 96, m
          sample_format: direct, formats: [direct]}
 tasks: {name: world_sums, train: 40, dev: 120, vault: 120, guard: 100}
 train: {epochs: 1, replay: 0.25, replay_samples: 20}
+gate: {text_items: 0}
 engine: {name: scripted}
 """
 NOT_THE_RUN = ("journal.jsonl", "lock", "number")  # when, by whom, after which: the rest is the same in every such run
@@ -122,3 +125,11 @@ def after(calls: int) -> Callable[[], bool]:
         return left[0] < 0
 
     return stop
+
+
+def kept(record: RunRecord) -> list[Example]:
+    return read_rows(record.path / record.units("examples")[-1]["place"] / "kept.parquet", Example)
+
+
+def items(record: RunRecord, suite: str) -> list[Item]:
+    return read_rows(record.path / record.evaluations()["parent", suite]["place"] / "items.parquet", Item)

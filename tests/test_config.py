@@ -81,7 +81,8 @@ NONSENSE = (
     "gate.alpha=1",
     "gate.looks=0",
     "gate.guards=[{suite: s, margin: 1}]",
-    "rounds=2",
+    "rounds=0",
+    "patience=0",
 )
 
 

@@ -83,7 +83,7 @@ def test_a_run_of_an_earlier_format_is_not_gone_on_with(tmp_path: Path) -> None:
     with pytest.raises(RunError) as refused:
         loop.run(folder)
     assert "is a record of format 1, begun by an earlier selftaught; " in refused.value.message
-    assert f"this is {VERSION}, which goes on with format {FORMAT} only" in refused.value.message
+    assert f"this is selftaught {VERSION}, which goes on with format {FORMAT} only" in refused.value.message
     assert "install the version that began it; or start a new run" in refused.value.hint
     assert not ledger.is_locked(folder)
 
@@ -94,11 +94,11 @@ def test_a_record_of_a_format_to_come_is_refused_with_what_to_install(tmp_path: 
     for use in (api.show, api.verify, api.resume, api.write_report, Store):
         with pytest.raises(RunError) as refused:
             use(folder)
-        assert f"is a record of format {FORMAT + 1}, begun by 9.1.0 selftaught; " in refused.value.message
-        assert f"this is {VERSION}, which reads up to format {FORMAT}" in refused.value.message
+        assert f"is a record of format {FORMAT + 1}, begun by selftaught 9.1.0; " in refused.value.message
+        assert f"this is selftaught {VERSION}, which reads up to format {FORMAT}" in refused.value.message
         assert refused.value.hint == "Install that version or a later one: pip install 'selftaught>=9.1.0'"
     (folder / "journal.jsonl").unlink()
-    with pytest.raises(RunError, match=r"begun by a later selftaught.*\n.*Install a later version of it"):
+    with pytest.raises(RunError, match=r"begun by a later selftaught.*\n.*Install a later version\."):
         api.show(folder)
     assert ledger.read_runs(folder.parent) == [], "it hides no other run"
 

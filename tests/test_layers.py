@@ -14,7 +14,7 @@ SRC = Path(__file__).parents[1] / "src" / "selftaught"
 FAMILIES = ("engines", "filters", "methods", "tasks")
 
 LAYERS: tuple[tuple[str, ...], ...] = (  # lowest first; a module may import what stands in an earlier row
-    ("types",),
+    ("types", "visible"),
     ("errors",),
     ("lock",),
     ("config", "store", "rows"),
@@ -23,6 +23,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (  # lowest first; a module may import wha
     ("load",),
     ("settle", "rollout", "trial", "curate", "train", "evaluate", "collapse", "people"),
     ("bench", "budget"),
+    ("texts",),
     ("setting",),
     ("judge",),
     ("round",),
@@ -46,6 +47,7 @@ STAGES = (
     "people",
     "bench",
     "budget",
+    "texts",
     "setting",
     "judge",
     "round",

@@ -414,10 +414,11 @@ from selftaught.errors import DiskFull
 
 root, recipe = Path(sys.argv[1]), Path(sys.argv[2]).read_bytes()
 full, seen, folder = None, 0, root
+ACTS = ("os.rename", "os.truncate", "selftaught.fsync")
 def watch(event, args):
     global seen
     opened = event == "open" and str(folder.parent) in str(args[0])
-    if opened and (args[2] or 0) & (os.O_WRONLY | os.O_RDWR) or event in ("os.rename", "os.truncate"):
+    if opened and (args[2] or 0) & (os.O_WRONLY | os.O_RDWR) or event in ACTS:
         seen += 1
         if full is not None and seen >= full:  # full it stays, until space is made
             raise OSError(errno.ENOSPC, "No space left on device")

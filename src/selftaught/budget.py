@@ -72,8 +72,10 @@ def shares(recipe: Recipe, tasks: TaskSet, pace: Pace, most: tuple[int, int]) ->
 
     ``most`` is (samples, examples) per question. Raises RecipeError with the minutes that would do.
     """
-    seconds = SAFETY * 60 * (recipe.budget.minutes or 0) - pace.start
-    judged = 2 * (len(tasks.dev) + len(tasks.vault) + sum(len(g) for g in tasks.guards.values()))
+    seconds = SAFETY * 60 * (recipe.budget.minutes or 0) / recipe.rounds - pace.start
+    judged = 2 * (
+        recipe.gate.text_items + len(tasks.dev) + len(tasks.vault) + sum(len(g) for g in tasks.guards.values())
+    )
     judging = judged * pace.answer
     fixed, each = _learning(recipe, pace, *most)
     needed = fixed + each * min(MIN_QUESTIONS, len(tasks.train))

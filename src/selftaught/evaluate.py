@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from selftaught.gate import wilson
@@ -25,6 +26,32 @@ def report(
         items=tuple(t.id for t in tasks),
         groups=tuple(t.group for t in tasks),
     )
+
+
+def likelihood(
+    suite: str, checkpoint: Checkpoint, texts: Sequence[Task], logprobs: Sequence[Sequence[float]]
+) -> Report:
+    """Mean log-probability per token (nats) of each text, ``logprobs`` one list per text, in order."""
+    scores = tuple(sum(row) / len(row) for row in logprobs)
+    return Report(
+        kind="evaluation",
+        name=suite,
+        subject=checkpoint.digest,
+        split=suite,
+        metrics={"loglik": mean(scores)},
+        scores=scores,
+        items=tuple(t.id for t in texts),
+        groups=tuple(t.group for t in texts),
+        unit="nats",
+    )
+
+
+def mean(values: Sequence[float]) -> Metric:
+    """With the normal 95 % interval."""
+    n = len(values)
+    middle = sum(values) / n
+    half = 1.96 * math.sqrt(sum((v - middle) ** 2 for v in values) / max(1, n - 1) / n)
+    return Metric(middle, n, middle - half, middle + half)
 
 
 def items(tasks: Sequence[Task], rollouts: Sequence[Rollout], found: Report) -> list[Item]:

@@ -133,7 +133,8 @@ def decide_again(record: ledger.RunRecord, done: Round) -> Decision:
     pairs: dict[str, tuple[Report, Report]] = {
         suite: (before, reports["candidate", suite]) for (role, suite), before in reports.items() if role == "parent"
     }
-    margins = _margins(config.guards, [suite for suite in pairs if suite not in ("dev", "vault")])
+    named = [r.name.removeprefix("guard: ") for r in done.decision.rules if r.name.startswith("guard: ")]
+    margins = _margins(config.guards, [(name, pairs[name][0].unit) for name in named])
     decision = gate.decide(config, pairs.get("dev"), {name: (*pairs[name], m) for name, m in margins.items()})
     if decision.outcome != "accepted" or not done.looks:
         return decision
@@ -141,10 +142,12 @@ def decide_again(record: ledger.RunRecord, done: Round) -> Decision:
     return gate.prove(decision, config, *pairs.get("vault", (empty, empty)), done.looks["look"])
 
 
-def _margins(guards: Any, suites: list[str]) -> Mapping[str, float]:
+def _margins(guards: Any, suites: list[tuple[str, str]]) -> Mapping[str, float]:
+    """Guard -> margin, in the order of ``suites`` (name, unit)."""
     if guards == "auto":
-        return dict.fromkeys(suites, gate.MARGIN)
-    return {g.suite: gate.MARGIN if g.margin == "auto" else g.margin for g in guards}
+        return {name: gate.TEXT_MARGIN if unit == "nats" else gate.MARGIN for name, unit in suites}
+    given = {g.suite: g.margin for g in guards}
+    return {name: given[name] for name, _ in suites}
 
 
 def _looks(record: ledger.RunRecord) -> Iterable[str]:

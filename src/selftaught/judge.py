@@ -11,12 +11,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from selftaught import gate, ledger
-from selftaught.evaluate import items, report
+from selftaught import gate, ledger, texts
+from selftaught.evaluate import items, likelihood, report
 from selftaught.rollout import rollout
-from selftaught.rows import write_report, write_rows
+from selftaught.rows import read_rows, write_report, write_rows
 from selftaught.setting import Setting
-from selftaught.types import Checkpoint, Decision, Item, Report, Rollout, Task, digest
+from selftaught.tasks.base import Checker
+from selftaught.types import Checkpoint, Decision, Item, Report, Rollout, Sampling, Task, digest, seed_for
 
 
 @dataclass
@@ -37,12 +38,69 @@ class Judge:
         asked = {name: pair for name, pair in before.items() if pair[1]}
         s.stage("evaluate", "before and after on " + ", ".join(asked))
         pairs = {name: self._pair(old, candidate, name, suite) for name, (old, suite) in asked.items()}
+        text_pairs = {name: pair for name in s.text_margins if (pair := self._text_pair(name, candidate))}
         s.stage("gate")
         guards = {name: (*pairs[name], margin) for name, margin in s.margins.items()}
+        guards |= {name: (*pair, s.text_margins[name]) for name, pair in text_pairs.items()}
         decision = gate.decide(s.recipe.gate, pairs.get("dev"), guards)
         if decision.outcome != "accepted" or not s.tasks.vault:
             return decision
         return self._look(decision, candidate)
+
+    # ------------------------------------------------------------ texts
+
+    def _text_pair(self, name: str, candidate: Checkpoint) -> tuple[Report, Report] | None:
+        """Log-likelihoods of a text guard under the base and the candidate; None where there is no such text."""
+        rows = [(t, ids) for t, ids in self._texts(name) if len(ids) > 1]
+        if not rows:
+            return None
+        found = [self._likelihood(c, role, name, rows) for c, role in
+                 ((self.setting.base, "parent"), (candidate, "candidate"))]  # fmt: skip
+        self.evaluations[name] = (found[0][0], found[1][0])
+        return found[0][1], found[1][1]
+
+    def _texts(self, name: str) -> texts.Sequences:
+        s, config = self.setting, self.setting.recipe.gate
+        if name == "text" and s.real_text:
+            return texts.as_sequences(s.real_text, s.tokens)
+        if name == "text":
+            return texts.questions_as_sequences(s.tasks.dev[: config.text_items], s.method, s.tokens)
+        if not texts.can_write_unprompted(s.tokens):
+            return []
+        count = max(1, round(config.text_items * s.recipe.budget.holdout_share))
+        sampling = Sampling(count, 1.0, max_tokens=s.recipe.train.replay_max_tokens)
+        key = digest(s.base.digest, s.recipe.seed, repr(sampling))
+        unit = s.store.unit("texts", key, "texts/replay", lambda out: self._write_unprompted(out, sampling))
+        return texts.replay_as_sequences(read_rows(unit.folder / "rows.parquet", Rollout))
+
+    def _write_unprompted(self, out: Path, sampling: Sampling) -> Mapping[str, Any]:
+        s = self.setting
+        task, nobody = Task((), checker="", source="guard"), {"": Checker("", lambda _: None, lambda a, b: False)}
+        seed = seed_for(s.recipe.seed, "guard", "replay")  # not the texts that are trained on
+        rows = rollout(s.engine, s.base, s.tokens, [task], sampling, nobody, run_seed=seed, stop=s.stop,
+                       progress=s.view.progress)  # fmt: skip
+        write_rows(out / "rows.parquet", Rollout, rows)
+        return {"samples": len(rows), "tokens": sum(len(r.completion_ids) for r in rows)}
+
+    def _likelihood(self, checkpoint: Checkpoint, role: str, suite: str, rows: texts.Sequences) -> tuple[str, Report]:
+        s = self.setting
+
+        def score(out: Path) -> Mapping[str, Any]:
+            scored = s.engine.score(checkpoint, [ids for _, ids in rows], stop=s.stop)
+            found = likelihood(suite, checkpoint, [t for t, _ in rows], scored)
+            write_rows(out / "items.parquet", Item,
+                       [Item(t.id, t.question, t.group, None, None, v)
+                        for (t, _), v in zip(rows, found.scores, strict=True)])  # fmt: skip
+            write_report(out / "report.json", found)
+            return {"role": role, "suite": suite, "nats": round(found.metrics["loglik"].value, 6)}
+
+        key = digest("loglik", checkpoint.digest, [t.id for t, _ in rows], s.recipe.digest)
+        unit = s.store.unit("evaluation", key, f"{self.place}/evaluate/{role}-{suite}", score)
+        found = ledger.read_report(unit.folder / "report.json")
+        s.view.line(f"  {role} on {suite}: {found.metrics['loglik'].value:.3f} nats a token of {len(rows)} texts")
+        return unit.id, found
+
+    # ------------------------------------------------------------ the vault
 
     def _look(self, decision: Decision, candidate: Checkpoint) -> Decision:
         """The look is on record before its result is known; past the last one the vault stays shut."""

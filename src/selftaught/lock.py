@@ -134,7 +134,7 @@ def _refusal(path: Path) -> RunLocked:
         )
     children = _keepers(path)
     named = ", ".join(f"process {pid}" for pid in children) or "a process"
-    end = f"kill {' '.join(map(str, children))}" if children else f"fuser -k {path}"
+    end = f"kill {' '.join(map(str, children))}" if children else f"fuser -v {path} names it"
     return RunLocked(
         f"{folder} was in use by {holder}, which has ended; {named} that it started still keeps the lock.",
         hint=f"End what it left behind, and type your command again: {end}",
@@ -160,9 +160,10 @@ def _keepers(path: Path) -> list[int]:
 
 
 def _boot() -> str:
-    """Names the time since this machine was switched on; "" where the system does not say."""
+    """Names the time since this machine was switched on, and whose processes we see (a container has numbers of its
+    own); "" where the system does not say."""
     with suppress(OSError):
-        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{Path('/proc/sys/kernel/random/boot_id').read_text().strip()} {os.readlink('/proc/self/ns/pid')}"
     return ""
 
 

@@ -36,6 +36,7 @@ from selftaught.setting import prepare as prepare_setting
 from selftaught.settle import settle
 from selftaught.store import Store, began_by, write_file
 from selftaught.tasks.base import Checker, TaskSet, sizes
+from selftaught.texts import read_texts
 from selftaught.types import VERSION, Example, Round, Task
 from selftaught.view import Silent, View
 
@@ -74,6 +75,7 @@ def plan(recipe: Recipe, engine: Engine | None = None) -> Plan:
     try:
         settled, notes = settle(recipe, engine)
         whole = load_whole(settled)
+        read_texts(settled.gate.text, settled.gate.text_items)
         margins = {f"guard {name}": margin for name, margin in guard_margins(settled.gate, whole).items()}
         fitted, more = budget.fit(settled, engine, budget.trim(whole, settled))
     finally:
@@ -134,8 +136,8 @@ def run(folder: Path, *, view: View | None = None, stop: StopToken = never, engi
     """Run a prepared folder to its end, or go on with it. Returns the round that says what came of it.
 
     Raises Waiting when people have to answer first, Stopped soon after ``stop()`` is true or a file ``stop`` lies in
-    the folder (everything finished is kept), RunLocked when another process works here, IntegrityError when something on
-    disk is not what the record says, DiskFull when nothing more can be written.
+    the folder (everything finished is kept), RunLocked when another process works here, IntegrityError when something
+    on disk is not what the record says, DiskFull when nothing more can be written.
     """
     with noticing_a_full_disk(folder):
         return _run(folder, view or Silent(), stop, engine)

@@ -12,7 +12,6 @@ import json
 import math
 import re
 import shlex
-import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -23,7 +22,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
 
 from selftaught.config import to_yaml
 from selftaught.gate import mcnemar, paired_interval, wins_losses
@@ -31,6 +29,7 @@ from selftaught.ledger import RunRecord, read_report, read_run
 from selftaught.rows import read_rows
 from selftaught.store import GENESIS, check_files, read_lines, write_file
 from selftaught.types import Example, Metric, Report, Task, Verdict
+from selftaught.visible import spelled, written
 
 T = TypeVar("T")
 Entry = Mapping[str, Any]
@@ -124,7 +123,8 @@ def read_tasks(record: RunRecord) -> dict[str, Tasks]:
 def read_reports(record: RunRecord) -> dict[tuple[str, str], Report]:
     """``RunRecord.reports()`` of the files that are still there, checked."""
     paths = {key: part(record, entry, "report.json") for key, entry in record.evaluations().items()}
-    return {key: read_report(path) for key, path in paths.items() if path}
+    found = {key: read_report(path) for key, path in paths.items() if path}
+    return {key: report for key, report in found.items() if report.unit == "share"}
 
 
 def spread(items: Sequence[T], most: int = SHOWN) -> list[T]:
@@ -379,28 +379,6 @@ def stage_seconds(journal: Sequence[Entry]) -> tuple[dict[str, float], int]:
 
 
 # ---------------------------------------------------------------- values as text
-
-FILLERS = (0x34F, 0x115F, 0x1160, 0x17B4, 0x17B5, 0x2800, 0x3164, 0xFFA0)
-VARIATION_SELECTORS = (*range(0x180B, 0x1810), *range(0xFE00, 0xFE10), *range(0xE0100, 0xE01F0))
-UNSEEN = frozenset(map(chr, FILLERS + VARIATION_SELECTORS))
-
-
-def unseen(c: str) -> bool:
-    """Whether a character leaves no ink of its own: bidi and zero-width controls, tags, lone surrogates, ..."""
-    return c in UNSEEN or not (c.isprintable() or c in "\n\t" or unicodedata.category(c) == "Zs")
-
-
-def spelled(value: Any) -> Any:
-    """Jinja's ``finalize``: in every string that reaches the page, unseen characters are spelled out: ⟨U+202E⟩."""
-    if isinstance(value, Markup) or not isinstance(value, str):
-        return value
-    return "".join(f"⟨U+{ord(c):04X}⟩" if unseen(c) else c for c in value)
-
-
-def written(text: str) -> Markup:
-    """Text of a model as HTML: escaped, unseen characters in a box of their own, which no text can draw."""
-    box = Markup('<i class="unseen">{}</i>')
-    return Markup("").join(box.format(spelled(c)) if unseen(c) else c for c in text)
 
 
 def date(seconds: float) -> str:

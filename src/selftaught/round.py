@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from selftaught import ledger, load, people
-from selftaught.bench import RunBench, heldout
+from selftaught.bench import RunBench
 from selftaught.collapse import Signals, alarm, signals
 from selftaught.curate import curate
 from selftaught.engines.base import TuneJob
@@ -132,7 +132,7 @@ class Transaction:
         asked: Mapping[str, Task],
         seen: Signals | None,
     ) -> Mapping[str, Any]:
-        result = curate((*made, *replay), Context(self.recipe.curate, heldout(self.setting.whole), asked))
+        result = curate((*made, *replay), Context(self.recipe.curate, self.setting.heldout, asked))
         _write_examples(out, result.kept, result.rejected, result.verdicts)
         own = sum(e.source != "replay" for e in result.kept)
         counts = {
@@ -196,7 +196,7 @@ class Transaction:
     ) -> Mapping[str, Any]:
         """Rejected examples go; an edited one takes the place of the first, if it passes the filters as any other."""
         edits = {i: self._edited(e, v) for e in examples if (v := verdicts.get(i := e.id)) and v.ok and v.value}
-        again = curate(tuple(edits.values()), Context(self.recipe.curate, heldout(self.setting.whole), asked))
+        again = curate(tuple(edits.values()), Context(self.recipe.curate, self.setting.heldout, asked))
         passed = {e.id for e in again.kept}
         kept, rejected, reasons = [], list(again.rejected), list(again.verdicts)
         for example in examples:

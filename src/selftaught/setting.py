@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from selftaught import budget, gate, ledger, load
+from selftaught.bench import heldout
 from selftaught.config import GateConfig, Recipe
 from selftaught.engines.base import Engine, StopToken, Tokens
 from selftaught.errors import IntegrityError, RecipeError, RunError
@@ -17,6 +18,7 @@ from selftaught.methods.base import Method
 from selftaught.rows import write_rows
 from selftaught.store import Store, file_digest, write_file
 from selftaught.tasks.base import TaskSet, sizes
+from selftaught.texts import TEXT_GUARDS, Texts, read_texts
 from selftaught.types import VERSION, Checkpoint, Task, canonical, digest
 from selftaught.view import View
 
@@ -37,8 +39,15 @@ class Setting:
     base: Checkpoint  # the model that the run began with
     tokens: Tokens
     margins: Mapping[str, float]  # guard suite -> the loss that has to be ruled out
+    text_margins: Mapping[str, float]  # the same for texts, in nats per token
+    real_text: Texts  # of the recipe's file, held out from what is learned
     view: View
     stop: StopToken
+
+    @property
+    def heldout(self) -> tuple[Task, ...]:
+        """All that nothing learned may overlap: dev, vault, guards and the real text."""
+        return (*heldout(self.whole), *self.real_text)
 
     def stage(self, name: str, detail: str = "") -> None:
         self.store.journal("stage", stage=name)
@@ -60,7 +69,8 @@ def prepare(store: Store, recipe: Recipe, engine: Engine, whole: TaskSet, view: 
     if recipe.train.replay:
         tokens.encode("")  # a model that cannot write unprompted says so now, not after sampling
     _check_registry(store, recipe, tasks)
-    facts = {
+    real = read_texts(recipe.gate.text, recipe.gate.text_items)
+    facts: dict[str, Any] = {
         "recipe": recipe.digest,
         "recipe.yaml": file_digest(store.folder / "recipe.yaml"),
         "model": base.digest,
@@ -70,6 +80,8 @@ def prepare(store: Store, recipe: Recipe, engine: Engine, whole: TaskSet, view: 
         "questions": contents(tasks),
         "checkers": {c.name: c.digest for c in tasks.checkers.values() if c.digest},
     }
+    if real:
+        facts["text"] = digest([t.id for t in real])
     _check_beginning(store, facts)
     store.unit("tasks", facts, "tasks", lambda out: _write_tasks(out, tasks, facts))
     environment = {
@@ -81,7 +93,8 @@ def prepare(store: Store, recipe: Recipe, engine: Engine, whole: TaskSet, view: 
     }
     write_file(store.folder / "environment.json", canonical(environment) + b"\n")
     method = load.make("methods", recipe.method)
-    return Setting(store, recipe, engine, whole, tasks, method, base, tokens, margins, view, stop)
+    texts = text_margins(recipe.gate)
+    return Setting(store, recipe, engine, whole, tasks, method, base, tokens, margins, texts, real, view, stop)
 
 
 def _check_beginning(store: Store, facts: Mapping[str, Any]) -> None:
@@ -118,13 +131,23 @@ def guard_margins(config: GateConfig, tasks: TaskSet) -> dict[str, float]:
     """Guard suite -> the loss it may show. Raises RecipeError for a suite that the tasks do not bring."""
     if config.guards == "auto":
         return {name: gate.MARGIN for name, suite in tasks.guards.items() if suite}
-    unknown = [g.suite for g in config.guards if not tasks.guards.get(g.suite)]
+    named = [g for g in config.guards if g.suite not in TEXT_GUARDS]
+    unknown = [g.suite for g in named if not tasks.guards.get(g.suite)]
     if unknown:
         raise RecipeError(
             f"There is no guard suite {unknown[0]!r} in these tasks.",
             hint=f"They bring: {', '.join(tasks.guards) or 'none'}. See gate.guards.",
         )
-    return {g.suite: gate.MARGIN if g.margin == "auto" else g.margin for g in config.guards}
+    return {g.suite: g.margin for g in named}
+
+
+def text_margins(config: GateConfig) -> dict[str, float]:
+    """Text guard -> the loss that it may show, in nats per token: both by default, or those that the recipe names."""
+    if not config.text_items:
+        return {}
+    if config.guards == "auto":
+        return dict.fromkeys(TEXT_GUARDS, gate.TEXT_MARGIN)
+    return {g.suite: g.margin for g in config.guards if g.suite in TEXT_GUARDS}
 
 
 def contents(tasks: TaskSet) -> str:

@@ -32,6 +32,7 @@ def settle(recipe: Recipe, engine: Engine) -> tuple[Recipe, tuple[str, ...]]:
         "engine": _chosen(recipe.engine, facts),
         "model": _absolute(recipe.model),
         "tasks": _with_absolute_paths(recipe.tasks),
+        "gate": recipe.gate.model_copy(update={"text": recipe.gate.text and _absolute(recipe.gate.text)}),
     }
     return recipe.model_copy(update=settled), tuple(notes)
 

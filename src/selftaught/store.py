@@ -249,18 +249,18 @@ class Store:
 
     def _recover(self) -> list[dict[str, Any]]:
         """The chain, after what a crash left half written is cleared away."""
+        chain = read_chain(self.folder)
+        if format_of(chain) != FORMAT:
+            said = _said(began_by(self.folder), "an earlier")
+            raise RunError(
+                f"{self.folder} is a record of format {format_of(chain)}, begun by {said}; "
+                f"this is selftaught {VERSION}, which goes on with format {FORMAT} only, or results would be mixed.",
+                hint="It can still be read. To finish it, install the version that began it; or start a new run.",
+            )
         for name in ("chain.jsonl", "journal.jsonl"):
             mend(self.folder / name)
         for leftover in list(self.folder.rglob(".tmp-*")):
             remove(leftover)
-        chain = read_chain(self.folder)
-        if chain and format_of(chain) != FORMAT:
-            began = began_by(self.folder) or "an earlier"
-            raise RunError(
-                f"{self.folder} is a record of format {format_of(chain)}, begun by {began} "
-                f"selftaught; this is {VERSION}, which goes on with format {FORMAT} only, or results would be mixed.",
-                hint="It can still be read. To finish it, install the version that began it; or start a new run.",
-            )
         return chain
 
     @property
@@ -343,13 +343,11 @@ def read_chain(folder: Path) -> list[dict[str, Any]]:
     chain of a format to come."""
     chain = read_lines(folder / "chain.jsonl")
     if format_of(chain) > FORMAT:
-        began = began_by(folder)
-        wanted = (
-            f"that version or a later one: pip install 'selftaught>={began}'" if began else "a later version of it."
-        )
+        version = began_by(folder)
+        wanted = f"that version or a later one: pip install 'selftaught>={version}'" if version else "a later version."
         raise RunError(
-            f"{folder} is a record of format {format_of(chain)}, begun by {began or 'a later'} selftaught; this is "
-            f"{VERSION}, which reads up to format {FORMAT}.",
+            f"{folder} is a record of format {format_of(chain)}, begun by {_said(version, 'a later')}; "
+            f"this is selftaught {VERSION}, which reads up to format {FORMAT}.",
             hint=f"Install {wanted}",
         )
     previous = GENESIS
@@ -379,6 +377,10 @@ def began_by(folder: Path) -> str:
     with suppress(IntegrityError, OSError):
         return next((str(e["selftaught"]) for e in read_lines(folder / "journal.jsonl") if "selftaught" in e), "")
     return ""
+
+
+def _said(version: str, otherwise: str) -> str:
+    return f"selftaught {version}" if version else f"{otherwise} selftaught"
 
 
 def linked(folder: Path, name: str) -> bool:

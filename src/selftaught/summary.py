@@ -7,7 +7,6 @@ Texts of a model are data: control characters are made visible, and nothing in t
 from __future__ import annotations
 
 import shlex
-import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,12 +15,12 @@ from typing import TYPE_CHECKING, Any
 from selftaught.gate import paired_interval, wilson, wins_losses
 from selftaught.ledger import EXIT_CODES, GOOD, RunRecord
 from selftaught.rows import read_rows
-from selftaught.types import Metric, Report, Rollout, Rule, Task
+from selftaught.types import Metric, Report, Rollout, Round, Rule, Task
+from selftaught.visible import printable
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
-UNSEEN = "\u061c\u200e\u200f\u2028\u2029\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
 COUNT_ORDER = ("questions", "samples", "replay", "made", "kept", "rejected")  # first words, in the loop's order
 LONGEST = 240  # characters of a model's text in a summary; `selftaught ask` shows all of it
 
@@ -63,6 +62,7 @@ class Pair:
 def changes(record: RunRecord) -> list[Change]:
     """Accuracy per suite with 95 % intervals: Wilson for each, Tango's paired interval for the gain."""
     reports = record.reports()
+    reports = {key: found for key, found in reports.items() if found.unit == "share"}
     suites = sorted({suite for _, suite in reports}, key=lambda s: (s not in ("dev", "vault"), s))
     return [_change(s, reports["parent", s], reports.get(("candidate", s))) for s in suites
             if ("parent", s) in reports and reports["parent", s].scores]  # fmt: skip
@@ -135,17 +135,6 @@ def _read_pairs(record: RunRecord, suite: str, items: Sequence[str], chosen: Seq
 # ---------------------------------------------------------------- words
 
 
-def printable(text: str) -> str:
-    """Text that cannot move the cursor, colour the screen or turn the reading order: such characters become visible."""
-    return "".join(_visible(c) if c in UNSEEN or unicodedata.category(c) in ("Cc", "Cs") else c for c in text)
-
-
-def _visible(c: str) -> str:
-    if c in "\n\t":
-        return c
-    return chr(0x2400 + ord(c)) if ord(c) < 32 else f"\\u{ord(c):04x}"
-
-
 def shortened(text: str, longest: int = LONGEST) -> str:
     flat = " / ".join(line.strip() for line in printable(text).strip().splitlines() if line.strip())
     return flat if len(flat) <= longest else flat[: longest - 1] + "…"
@@ -153,6 +142,10 @@ def shortened(text: str, longest: int = LONGEST) -> str:
 
 def percent(value: float | None) -> str:
     return "–" if value is None else f"{100 * value:.1f} %"
+
+
+def measure(value: float | None, unit: str) -> str:
+    return percent(value) if unit == "share" or value is None else f"{value:.3f} {unit}"
 
 
 def interval(metric: Metric | None) -> str:
@@ -174,7 +167,8 @@ def reference(record: RunRecord, root: Path) -> str:
 def next_commands(record: RunRecord, root: Path) -> list[str]:
     name = reference(record, root)
     if not (record.final and record.over):
-        return [f"selftaught {'show' if record.outcome == 'running' else 'resume'} {name}"]
+        what = {"running": "show", "waiting": "review"}.get(record.outcome, "resume")
+        return [f"selftaught {what} {name}"]
     ask = [f'selftaught ask {name} "{_sample_question(record)}"'] if record.kept else []
     return [*ask, f"selftaught report {name}"]
 
@@ -189,7 +183,11 @@ def verdict(record: RunRecord) -> tuple[str, str]:
     """(outcome, why), in words."""
     if record.final and record.over:
         return record.outcome, record.final.decision.reason
-    why = {"running": "a process works on it now", "broken": "it ended with an error before a decision"}
+    why = {
+        "running": "a process works on it now",
+        "waiting": "people have to answer first",
+        "broken": "it ended with an error before a decision",
+    }
     return record.outcome, why.get(record.outcome, "it has not come to a decision yet; what is finished is kept")
 
 
@@ -222,6 +220,7 @@ def blocks(record: RunRecord, root: Path) -> list[Block]:
     shown = [(shortened(p.question), shortened(p.before), shortened(p.after)) for p in pairs(record)]
     found = [
         Block("Right answers, with 95 % intervals", tuple(table), ("suite", "n", "before", "after", "change")),
+        Block("Rounds", _rounds(record), ("round", "outcome", "on dev", "on vault", "why")),
         Block("The gate", tuple(_rule_row(r) for r in rules), ("rule", "before", "after", "passed", "how")),
         Block(_pairs_title(record), tuple(shown), ("question", "before", "after"), stacked=True),
         Block("Counts", tuple((k, f"{counts[k]:,}") for k in sorted(counts, key=_count_place))),
@@ -229,6 +228,21 @@ def blocks(record: RunRecord, root: Path) -> list[Block]:
         Block("Next", tuple((command,) for command in next_commands(record, root))),
     ]
     return [b for b in found if b.rows]
+
+
+def _rounds(record: RunRecord) -> tuple[tuple[str, ...], ...]:
+    """A row per round of a run of several."""
+    if len(record.rounds) < 2:
+        return ()
+    return tuple(
+        (str(r.index + 1), r.decision.outcome, *(_step(r, name) for name in ("dev", "vault")), r.decision.reason)
+        for r in record.rounds
+    )
+
+
+def _step(done: Round, holdout: str) -> str:
+    rule = next((r for r in done.decision.rules if r.name == f"gain on {holdout}" and r.after is not None), None)
+    return f"{percent(rule.before)} → {percent(rule.after)}" if rule else "–"
 
 
 def _pairs_title(record: RunRecord) -> str:
@@ -245,7 +259,13 @@ def _count_place(name: str) -> tuple[int, str]:
 
 
 def _rule_row(rule: Rule) -> tuple[str, ...]:
-    return (rule.name, percent(rule.before), percent(rule.after), "yes" if rule.passed else "NO", rule.detail)
+    return (
+        rule.name,
+        measure(rule.before, rule.unit),
+        measure(rule.after, rule.unit),
+        "yes" if rule.passed else "NO",
+        rule.detail,
+    )
 
 
 def as_json(record: RunRecord, root: Path) -> dict[str, Any]:

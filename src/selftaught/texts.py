@@ -1,0 +1,81 @@
+"""Texts whose likelihood guards a round: what any model can be held to, with no question and no label.
+
+*replay*: the base's own unprompted text, which says what it knew when the run began (its loss on the candidate is, up
+to the base's own entropy, the divergence of the two). *text*: real text from a file of the user's; where there is none,
+the held-out questions as they are asked.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from selftaught.engines.base import Tokens
+from selftaught.errors import DataError, ModelError
+from selftaught.methods.base import Method
+from selftaught.types import Rollout, Task
+
+TEXT_GUARDS = ("replay", "text")
+Texts = tuple[Task, ...]  # each with its text as the only message, form "document"
+Sequences = list[tuple[Task, tuple[int, ...]]]
+
+
+def read_texts(path: str | None, most: int) -> Texts:
+    """The first ``most`` texts of a file: JSON lines with "text", or plain text with blank lines between texts.
+
+    Raises DataError naming the line that is neither.
+    """
+    if path is None or not most:
+        return ()
+    file = Path(path)
+    try:
+        content = file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"gate.text: {file} cannot be read: {error}.", hint="Give a .txt or .jsonl file.") from error
+    if file.suffix == ".jsonl":
+        found = [_text(file, number, line) for number, line in enumerate(content.splitlines(), start=1) if line.strip()]
+    else:
+        found = [" ".join(part.split()) for part in content.split("\n\n") if part.strip()]
+    if not found:
+        raise DataError(f"gate.text: {file} holds no text.", hint="Leave gate.text out, or put some text there.")
+    texts = dict.fromkeys(found)
+    return tuple(Task(({"role": "user", "content": text},), split="text", form="document") for text in texts)[:most]
+
+
+def _text(file: Path, number: int, line: str) -> str:
+    try:
+        text: Any = json.loads(line)["text"]
+        if isinstance(text, str) and text.strip():
+            return text
+    except (ValueError, KeyError, TypeError, RecursionError):
+        pass
+    raise DataError(f"{file}, line {number}: no text.", hint='A line is {"text": "..."}; or give a .txt file.')
+
+
+def as_sequences(texts: Sequence[Task], tokens: Tokens) -> Sequences:
+    """Documents as ids, cut to the context."""
+    return [(t, tokens.encode(t.question)[: tokens.context]) for t in texts]
+
+
+def questions_as_sequences(tasks: Sequence[Task], method: Method, tokens: Tokens) -> Sequences:
+    """Held-out questions as the model is asked them."""
+    asked = [(t, method.ask(t)) for t in tasks]
+    return [(t, tokens.encode(tokens.render(a.prompt, a.form))[: tokens.context]) for t, a in asked]
+
+
+def replay_as_sequences(rows: Sequence[Rollout]) -> Sequences:
+    """Whole unprompted texts, each a task of its own, by what it says; a text that was drawn twice counts once."""
+    whole = {r.text: r for r in rows if r.error is None and r.text.strip()}
+    prompts = ({"role": "user", "content": text} for text in whole)
+    tasks = [Task((p,), split="replay", form="document") for p in prompts]
+    return [(t, r.prompt_ids + r.completion_ids) for t, r in zip(tasks, whole.values(), strict=True)]
+
+
+def can_write_unprompted(tokens: Tokens) -> bool:
+    """Whether there is a token to begin with."""
+    try:
+        return bool(tokens.encode(""))
+    except ModelError:
+        return False
