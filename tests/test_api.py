@@ -10,7 +10,7 @@ import pytest
 
 import selftaught
 from fake_runs import make_run, recipe
-from selftaught import api, summary
+from selftaught import api, summary, visible
 from selftaught.errors import RecipeError, RunError, Stopped
 
 
@@ -156,4 +156,4 @@ def test_a_sample_question_is_safe_to_paste(tmp_path: Path) -> None:
 def test_long_texts_are_cut_and_flattened() -> None:
     assert summary.shortened("a\n\n b\tc") == "a / b\tc"
     assert len(summary.shortened("x" * 1000)) == summary.LONGEST
-    assert summary.printable("\u202ea\x07\x9b") == "\\u202ea␇\\u009b"
+    assert visible.printable("\u202ea\x07\x9b") == "\\u202ea␇\\u009b"

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from selftaught import api, report
+from selftaught import api, report, visible
 from selftaught.config import GateConfig, Member, Recipe, to_yaml
 from selftaught.errors import IntegrityError
 from selftaught.gate import decide, paired_interval, prove, wilson
@@ -355,17 +355,17 @@ def test_markup_in_model_text_is_text(page: str) -> None:
 
 def test_unseen_characters_are_spelled_out_in_a_box(page: str) -> None:
     assert '<i class="unseen">⟨U+202E⟩</i>55<i class="unseen">⟨U+202C⟩</i> zero<i class="unseen">⟨U+200B⟩</i>' in page
-    assert not [c for c in page if report.unseen(c)]
+    assert not [c for c in page if visible.unseen(c)]
 
 
 @pytest.mark.parametrize("c", "\u202e\u2066\u200b\u200d\ufeff\x00\x1b\r\u2028\ud800\ufe0f\U000e0041\u3164\xad\x85")
 def test_what_leaves_no_ink_is_unseen(c: str) -> None:
-    assert report.unseen(c) and report.spelled(f"a{c}b") == f"a⟨U+{ord(c):04X}⟩b"
+    assert visible.unseen(c) and visible.spelled(f"a{c}b") == f"a⟨U+{ord(c):04X}⟩b"
 
 
 @pytest.mark.parametrize("c", ["a", " ", "\n", "\t", "\u00a0", "é", "ב", "中", "🙂", "⟨"])
 def test_ordinary_characters_stay(c: str) -> None:
-    assert report.spelled(c) == report.written(c) == c
+    assert visible.spelled(c) == visible.written(c) == c
 
 
 def test_nothing_is_loaded_from_elsewhere(page: str) -> None:
@@ -434,7 +434,7 @@ def test_a_rejected_run_says_so_and_keeps_the_parent(tmp_path: Path) -> None:
 
 
 def test_few_questions_end_unproven(tmp_path: Path) -> None:
-    run = full_run(tmp_path / "run", size=30)
+    run = full_run(tmp_path / "run", size=30, gain=-0.3)
     reason = "30 labelled dev questions are too few"
     with run.store:
         run.record(Decision("unproven", (), reason))

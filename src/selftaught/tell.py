@@ -13,6 +13,7 @@ from selftaught import summary
 from selftaught.api import Started
 from selftaught.integrity import Check
 from selftaught.people import Imported, Queue
+from selftaught.visible import printable
 
 
 def plan(found: Mapping[str, Any]) -> None:
@@ -45,7 +46,7 @@ def started(init: Started, console: Console) -> None:
     out = shlex.quote(str(init.out))
     blocks = [
         summary.Block(str(found.path), tuple(lines)),
-        summary.Block(f"One question, as {init.model} sees it", tuple((k, summary.printable(v)) for k, v in sample)),
+        summary.Block(f"One question, as {init.model} sees it", tuple((k, printable(v)) for k, v in sample)),
         summary.Block(f"Wrote {init.out}. Next", ((f"selftaught run {out} --dry-run",), (f"selftaught run {out}",))),
     ]
     summary.draw(blocks, console)
@@ -58,8 +59,8 @@ def queue(found: Queue) -> None:
         return
     first = found.questions[0]
     print(f"{found.run} waits for {len(found.questions)} verdicts. Its queue: {found.files[-1]}\n")
-    print(f"The first, {first.why or first.kind}:\n  {summary.printable(first.question)}")
-    print("  " + summary.printable(first.text).strip().replace("\n", "\n  "), end="\n\n")
+    print(f"The first, {first.why or first.kind}:\n  {printable(first.question)}")
+    print("  " + printable(first.text).strip().replace("\n", "\n  "), end="\n\n")
     print('Copy the file, set "ok" to true or false in each line, then:')
     print(f"  selftaught review {shlex.quote(found.run)} --import FILE --by NAME")
 

@@ -32,7 +32,7 @@ def written(text: str) -> Markup:
 
 # ---------------------------------------------------------------- on a terminal
 
-TURNING = "\u061c\u200e\u200f\u2028\u2029\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"  # turns the reading order, or breaks a line
+TURNING = "\u061c\u200e\u200f\u2028\u2029\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
 
 
 def printable(text: str) -> str:
