@@ -152,7 +152,9 @@ def test_a_noun_becomes_plain_json() -> None:
     decision = Decision("accepted", (Rule("gain", 0.1, 0.2, True),))
     done = Round(0, "p", "c", decision, {"kept": 3}, Labels(gate=True), "m")
     plain = types.as_json(done)
-    assert plain["decision"]["rules"] == [{"name": "gain", "before": 0.1, "after": 0.2, "passed": True, "detail": ""}]
+    assert plain["decision"]["rules"] == [
+        {"name": "gain", "before": 0.1, "after": 0.2, "passed": True, "detail": "", "unit": "share"}
+    ]
     assert plain["labels"] == {"training": False, "selection": False, "gate": True}
     assert plain["counts"] == {"kept": 3}
 
@@ -173,7 +175,7 @@ def test_a_rollout_of_an_unknown_task_is_not_lost_in_silence() -> None:
 
 
 def test_the_error_tree_is_drawn_as_it_is() -> None:
-    drawn = dict(re.findall(r"(\w+)\s+exit code (\d)", errors.__doc__ or ""))
+    drawn = dict(re.findall(r"(\w+)\s+exit code (\d+)", errors.__doc__ or ""))
     kinds = [k for k in vars(errors).values() if isinstance(k, type) and issubclass(k, Exception)]
     assert drawn == {k.__name__: str(k.exit_code) for k in kinds}  # type: ignore[attr-defined]
 
