@@ -18,6 +18,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (  # lowest first; a module may import wha
     ("errors",),
     ("lock",),
     ("config", "store", "rows"),
+    ("champions", "mishaps"),
     ("ledger", "gate", "view", *(f"{family}.base" for family in FAMILIES)),
     ("MEMBER",),  # every other module of a family folder
     ("load",),
@@ -29,6 +30,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (  # lowest first; a module may import wha
     ("round",),
     ("loop",),
     ("report", "look", "summary", "integrity", "export"),
+    ("promotion",),
     ("doctor",),
     ("api", "live"),
     ("tell",),
@@ -57,6 +59,7 @@ STAGES = (
     "report",
     "integrity",
     "export",
+    "promotion",
 )
 WITHIN_A_LAYER = {("methods.base", "engines.base"), ("methods.base", "tasks.base")}  # tokens, checkers
 MAY_IMPORT_MEMBERS = {"look": "tasks"}  # a look at data before there is a run reads it as the sources do

@@ -17,8 +17,6 @@ import json
 import os
 import shlex
 import shutil
-import tempfile
-import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -39,6 +37,7 @@ from selftaught.errors import (
     noticing_a_full_disk,
 )
 from selftaught.ledger import RunRecord, find_run, is_locked, list_runs, read_run
+from selftaught.mishaps import save_traceback
 from selftaught.store import write_file
 from selftaught.view import Silent, View
 
@@ -46,6 +45,7 @@ if TYPE_CHECKING:
     from selftaught.integrity import Check
     from selftaught.look import Findings
     from selftaught.people import Imported, Queue
+    from selftaught.promotion import Promotion
 
 DEFAULT = "self_consistency"
 DATA_SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".parquet")
@@ -179,6 +179,20 @@ def import_verdicts(run: str | Path | RunRecord, file: str | Path, by: str, *,
     return people.import_verdicts(_folder(run, runs), Path(file), by)
 
 
+def promote(run: str | Path | RunRecord, by: str, reason: str = "", *, runs: str | Path | None = None) -> Promotion:
+    """Approve a proved model; with enough approvals it is the champion, which commands know by that name."""
+    from selftaught import promotion
+
+    return promotion.promote(_folder(run, runs), by, reason)
+
+
+def rollback(by: str, reason: str = "", *, runs: str | Path | None = None) -> str | None:
+    """Take the last promotion back; returns the name of the run that is the champion now, or None."""
+    from selftaught import promotion
+
+    return promotion.rollback(runs_root(runs), by, reason)
+
+
 def stop(run: str | Path | RunRecord = "latest", *, runs: str | Path | None = None) -> Path:
     """Ask a run that is on, in whatever process, to end in order; returns the file that asks. ``resume`` goes on."""
     from selftaught.loop import STOP
@@ -280,22 +294,6 @@ def _notes(folder: Path) -> Iterator[None]:
                 error.add_note(f"See what is asked, and give the verdicts: selftaught review {shlex.quote(name)}")
             error.add_note(f"What is finished is kept. Go on with: selftaught resume {shlex.quote(name)}")
         raise
-
-
-def save_traceback(error: BaseException, folder: Path | None = None) -> Path | None:
-    """Write the traceback to FOLDER/error.txt, else to a temporary file; None when neither can be written."""
-    text = "".join(traceback.format_exception(error)).encode("utf-8", "backslashreplace")
-    if folder is not None:
-        with contextlib.suppress(OSError):
-            write_file(folder / "error.txt", text)
-            return folder / "error.txt"
-    try:
-        handle, name = tempfile.mkstemp(prefix="selftaught-error-", suffix=".txt")
-        with os.fdopen(handle, "wb") as file:
-            file.write(text)
-        return Path(name)
-    except OSError:
-        return None
 
 
 # ---------------------------------------------------------------- recipes

@@ -6,11 +6,9 @@ Exit codes: 0 accepted or better (or done), 1 broken, 2 usage, recipe, data or m
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import io
 import json as json_
-import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -19,7 +17,8 @@ from typing import TYPE_CHECKING, Annotated, Any, ParamSpec
 import typer
 
 from selftaught import __version__
-from selftaught.errors import SelftaughtError, Stopped, Waiting
+from selftaught.errors import SelftaughtError
+from selftaught.mishaps import guarded
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -61,43 +60,6 @@ def command(body: Callable[P, int]) -> Callable[P, None]:
         raise typer.Exit(guarded(functools.partial(body, *args, **kwargs)))
 
     return app.command()(inner)
-
-
-def guarded(body: Callable[[], int]) -> int:
-    """The exit code of ``body``; what it raises is explained on stderr."""
-    try:
-        code = body()
-        sys.stdout.flush()
-        return code
-    except SelftaughtError as error:
-        complain(f"error: {error}", error)
-        return error.exit_code
-    except (Stopped, KeyboardInterrupt) as error:
-        complain("stopped.", error)
-        return Stopped.exit_code
-    except Waiting as error:
-        complain(f"{error}", error)
-        return error.exit_code
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # else the interpreter complains again while it ends
-        return 1
-    except Exception as error:
-        return unforeseen(error)
-
-
-def unforeseen(error: Exception) -> int:
-    from selftaught.api import save_traceback
-
-    if not getattr(error, "__notes__", None):
-        error.add_note(f"The traceback is in {save_traceback(error)}")
-    first = (str(error).strip().splitlines() or [""])[0]
-    complain(f"error: {type(error).__name__}: {first}", error)
-    return 1
-
-
-def complain(text: str, error: BaseException) -> None:
-    with contextlib.suppress(OSError):
-        print("\n".join([text, *(f"  {note}" for note in getattr(error, "__notes__", []))]), file=sys.stderr)
 
 
 # ---------------------------------------------------------------- printing
@@ -290,6 +252,38 @@ def review(
         return dump([asdict(q) for q in found.questions]) if json else said(lambda tell: tell.queue(found))
     taken = api.import_verdicts(run, verdicts, by, runs=runs)
     return dump(asdict(taken)) if json else said(lambda tell: tell.imported(taken))
+
+
+By = Annotated[str, typer.Option("--by", metavar="NAME", help="Who says so.")]
+Reason = Annotated[str, typer.Option("--reason", metavar="TEXT", help="Why, for the record.")]
+
+
+@command
+def promote(run: Named, by: By, reason: Reason = "", json: Json = False, runs: Runs = None) -> int:
+    """Approve a proved model; with enough approvals it is the champion.
+
+    The recipe says how many people it takes (promotion.people). Every command that takes a RUN knows it as "champion".
+    """
+    from dataclasses import asdict
+
+    from selftaught import api
+
+    found = api.promote(run, by, reason, runs=runs)
+    if json:
+        return dump(asdict(found))
+    more = f"{found.missing} more must approve" if found.missing else f"{found.run} is the champion"
+    print(f"approved by {', '.join(found.by)}; {more}")
+    return 0
+
+
+@command
+def rollback(by: By, reason: Reason = "", runs: Runs = None) -> int:
+    """Take the last promotion back: the champion before it is the champion again."""
+    from selftaught import api
+
+    now = api.rollback(by, reason, runs=runs)
+    print(f"{now} is the champion again" if now else "there is no champion now")
+    return 0
 
 
 @command

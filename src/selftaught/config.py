@@ -98,6 +98,10 @@ class ReviewConfig(Section):
     max_rejected: float = Field(default=0.1, ge=0, le=1)  # of a sample; a larger share refuses the whole batch
 
 
+class PromotionConfig(Section):
+    people: int = Field(default=1, ge=1, le=9)  # different people who approve before a proved model is the champion
+
+
 class BudgetConfig(Section):
     minutes: float | None = Field(default=None, gt=0)
     train_share: float = Field(default=1.0, gt=0, le=1)  # settled from minutes; may also be set by hand
@@ -118,6 +122,7 @@ class Recipe(Section):
     train: TrainConfig = TrainConfig()
     gate: GateConfig = GateConfig()
     review: ReviewConfig = ReviewConfig()
+    promotion: PromotionConfig = PromotionConfig()
     engine: Member = Member(name=ENGINE)
     budget: BudgetConfig = BudgetConfig()
 

@@ -16,7 +16,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from selftaught import lock
+from selftaught import champions, lock
 from selftaught.config import Recipe, read_recipe
 from selftaught.errors import IntegrityError, RunError, SelftaughtError, disk_is_full
 from selftaught.store import (
@@ -110,9 +110,14 @@ class RunRecord:
         if is_locked(self.path):
             return "running"
         if self.final is not None and self.over:
-            return self.final.decision.outcome
+            return "promoted" if self._is_champion else self.final.decision.outcome
         marks = [e["event"] for e in self.journal if e["event"] in ("started", "resumed", *ENDS)]
         return str(marks[-1]) if marks and marks[-1] in ENDS else "stopped"  # killed: it ended without a word
+
+    @property
+    def _is_champion(self) -> bool:
+        found = champions.champion(self.path.parent)
+        return bool(found and self.final and (found["run"], found["candidate"]) == (self.name, self.final.candidate))
 
     @property
     def labels(self) -> Labels:
@@ -224,13 +229,15 @@ def read_runs(root: Path) -> list[RunRecord]:
 
 
 def find_run(name: str, root: Path) -> Path:
-    """The folder of a run, by path or by name under ``root``; "latest" is the newest. Raises RunError with names."""
+    """The folder of a run, by path or name under ``root``, "latest" or "champion". Raises RunError with names."""
     for candidate in (Path(name), root / name):
         if os.path.isfile(candidate / "recipe.yaml"):  # False, not an error, where we may not look
             return candidate
     known = list_runs(root)
     if name == "latest" and known:
         return known[-1]
+    if name == "champion" and (best := champions.champion(root)):
+        return root / str(best["run"])
     names = ", ".join(p.name for p in known[-5:]) or "none yet"
     raise RunError(f"No run called {name!r} here.", hint=f"Runs in {root}: {names}. Start one with: selftaught run")
 
