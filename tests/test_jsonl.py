@@ -439,7 +439,7 @@ def test_a_pattern_for_gold_answers_and_one_for_completions(tmp_path: Path) -> N
 
 def test_shares_must_add_up(tmp_path: Path) -> None:
     path = lines(tmp_path / "q.jsonl", *sums(10))
-    with pytest.raises(RecipeError, match=r"train \+ dev \+ vault must be 1, they are 1\.1: set all three"):
+    with pytest.raises(RecipeError, match=r"train \+ dev \+ vault \+ test must be 1, they are 1\.1: set all of"):
         load(path, dev=0.3)
     assert len(load(path, train=0.5, dev=0.3, vault=0.2).dev) == 3
 

@@ -30,7 +30,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (  # lowest first; a module may import wha
     ("round",),
     ("loop",),
     ("report", "look", "summary", "integrity", "export"),
-    ("promotion",),
+    ("promotion", "exam"),
     ("doctor",),
     ("api", "live"),
     ("tell",),
@@ -60,6 +60,7 @@ STAGES = (
     "integrity",
     "export",
     "promotion",
+    "exam",
 )
 WITHIN_A_LAYER = {("methods.base", "engines.base"), ("methods.base", "tasks.base")}  # tokens, checkers
 MAY_IMPORT_MEMBERS = {"look": "tasks"}  # a look at data before there is a run reads it as the sources do

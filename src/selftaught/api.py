@@ -42,6 +42,7 @@ from selftaught.store import write_file
 from selftaught.view import Silent, View
 
 if TYPE_CHECKING:
+    from selftaught.exam import Exam
     from selftaught.integrity import Check
     from selftaught.look import Findings
     from selftaught.people import Imported, Queue
@@ -177,6 +178,14 @@ def import_verdicts(run: str | Path | RunRecord, file: str | Path, by: str, *,
     from selftaught import people
 
     return people.import_verdicts(_folder(run, runs), Path(file), by)
+
+
+def examine(run: str | Path | RunRecord = "latest", file: str | Path | None = None, *, test: bool = False,
+            checker: str = "auto", runs: str | Path | None = None) -> Exam:  # fmt: skip
+    """Both models of a run on a labelled file, or with ``test`` on its third holdout, which is opened once."""
+    from selftaught import exam
+
+    return exam.examine(read_run(_folder(run, runs)), Path(file) if file else None, test=test, checker=checker)
 
 
 def promote(run: str | Path | RunRecord, by: str, reason: str = "", *, runs: str | Path | None = None) -> Promotion:

@@ -136,5 +136,5 @@ class RunBench:
 
 
 def heldout(tasks: TaskSet) -> tuple[Task, ...]:
-    """Every question the gate uses: dev, vault and guards."""
-    return (*tasks.dev, *tasks.vault, *(t for suite in tasks.guards.values() for t in suite))
+    """Every question that judges: dev, vault, test and guards."""
+    return (*tasks.dev, *tasks.vault, *tasks.test, *(t for suite in tasks.guards.values() for t in suite))

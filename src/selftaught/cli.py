@@ -94,23 +94,9 @@ def checked(checks: list[Check], json: bool, code: int) -> int:
 
 def finish(record: RunRecord, quiet: bool, json: bool) -> int:
     """Print a finished run; the exit code is its outcome's."""
-    from selftaught import ledger, summary
+    from selftaught import tell
 
-    home = default_root()
-    if json:
-        dump(summary.as_json(record, home))
-    elif quiet:
-        print(summary.headline(record))
-    else:
-        summary.draw_run(record, home, console())
-    return ledger.EXIT_CODES.get(record.outcome, 0)
-
-
-def default_root() -> Path:
-    """Where the next command looks for runs when it is typed without --runs."""
-    from selftaught.api import runs_root
-
-    return runs_root()
+    return tell.finish(record, quiet, json, console())
 
 
 # ---------------------------------------------------------------- commands
@@ -254,6 +240,27 @@ def review(
     return dump(asdict(taken)) if json else said(lambda tell: tell.imported(taken))
 
 
+@command
+def eval(
+    run: Named,
+    file: Annotated[Path | None, typer.Argument(metavar="[FILE]", help="Labelled questions.")] = None,
+    test: Annotated[bool, typer.Option("--test", help="The run's own third holdout; it is opened once.")] = False,
+    checker: Annotated[str, typer.Option(help="How answers are compared.")] = "auto",
+    json: Json = False,
+    runs: Runs = None,
+) -> int:
+    """Ask the model before and after a run the questions of a file, or of its test holdout.
+
+    Decides nothing: what a run claims was decided by its gate.
+    """
+    from dataclasses import asdict
+
+    from selftaught import api
+
+    found = api.examine(run, file, test=test, checker=checker, runs=runs)
+    return dump(asdict(found)) if json else said(lambda tell: tell.exam(found))
+
+
 By = Annotated[str, typer.Option("--by", metavar="NAME", help="Who says so.")]
 Reason = Annotated[str, typer.Option("--reason", metavar="TEXT", help="Why, for the record.")]
 
@@ -269,11 +276,7 @@ def promote(run: Named, by: By, reason: Reason = "", json: Json = False, runs: R
     from selftaught import api
 
     found = api.promote(run, by, reason, runs=runs)
-    if json:
-        return dump(asdict(found))
-    more = f"{found.missing} more must approve" if found.missing else f"{found.run} is the champion"
-    print(f"approved by {', '.join(found.by)}; {more}")
-    return 0
+    return dump(asdict(found)) if json else said(lambda tell: tell.promoted(found))
 
 
 @command

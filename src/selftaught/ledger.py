@@ -285,6 +285,12 @@ def registry(recipe: Recipe, folder: Path) -> Path:
     return path.with_name(f".{path.name}.{LOOKS}")
 
 
+def tests_registry(recipe: Recipe, folder: Path) -> Path:
+    """Where it is noted that a test holdout was opened: beside the looks."""
+    looks = registry(recipe, folder)
+    return looks.with_name(looks.name.removesuffix(LOOKS) + "tests.jsonl")
+
+
 def spend_look(
     registry: Path, vault: Sequence[str], candidate: str, run: str, *, share: float = 1.0, asked: str = ""
 ) -> int:

@@ -37,7 +37,7 @@ from selftaught.settle import settle
 from selftaught.store import Store, began_by, write_file
 from selftaught.tasks.base import Checker, TaskSet, sizes
 from selftaught.texts import read_texts
-from selftaught.types import VERSION, Example, Round, Task
+from selftaught.types import VERSION, Checkpoint, Example, Round, Task
 from selftaught.view import Silent, View
 
 STOP = "stop"  # a file of this name in a run's folder ends it in order
@@ -226,29 +226,35 @@ def _versions(folder: Path) -> dict[str, str]:
 # ---------------------------------------------------------------- asking
 
 
+def models(record: ledger.RunRecord, engine: Engine) -> tuple[Checkpoint, Checkpoint]:
+    """The model that a run began with and its candidate, their bytes checked.
+
+    Raises RunError when there is no candidate and IntegrityError when one of the two is not what it was.
+    """
+    if record.trained is None:
+        hint = f"Finish it with: selftaught resume {record.name}"
+        if record.rounds:
+            hint = f"See why with: selftaught show {record.name}"
+        raise RunError(f"{record.name} has no trained model ({record.outcome}).", hint=hint)
+    record.check_candidate()
+    base = engine.open(record.recipe.model)
+    if base.digest != record.facts("tasks").get("model"):
+        raise IntegrityError(
+            f"{record.recipe.model} is not the model that {record.name} began with.",
+            hint="Restore it: before and after could not be compared.",
+        )
+    return base, ledger.checkpoint(record.path / record.trained["place"], record.trained["facts"], base, base)
+
+
 def ask(folder: Path, question: str, engine: Engine | None = None) -> tuple[str, str]:
     """The parent's and the candidate's greedy answers to one question.
 
     Raises RunError when there is no candidate and ModelError when the question does not fit into the context.
     """
     record = ledger.read_run(folder)
-    weights = record.kept
-    if weights is None:
-        hint = f"Finish it with: selftaught resume {record.name}"
-        if record.rounds:
-            hint = f"See why with: selftaught show {record.name}"
-        raise RunError(f"{record.name} has no trained model ({record.outcome}).", hint=hint)
-    record.check_candidate()
     engine = engine or make_engine(record.recipe)
     try:
-        parent = engine.open(record.recipe.model)
-        if parent.digest != record.facts("tasks").get("model"):
-            raise IntegrityError(
-                f"{record.recipe.model} is not the model that {record.name} began with.",
-                hint="Restore it: before and after could not be compared.",
-            )
-        assert record.trained is not None
-        candidate = ledger.checkpoint(record.path / record.trained["place"], record.trained["facts"], parent, parent)
+        parent, candidate = models(record, engine)
         method = load.make("methods", record.recipe.method)
         task = method.ask(Task(({"role": "user", "content": question},), checker=""))
         sampling = replace(method.sampling(), n=1, temperature=0.0)

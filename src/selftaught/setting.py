@@ -122,6 +122,8 @@ def _write_tasks(out: Path, tasks: TaskSet, facts: Mapping[str, Any]) -> Mapping
     write_rows(out / "train.parquet", Task, tasks.train)
     write_rows(out / "dev.parquet", Task, tasks.dev)
     write_rows(out / "vault.parquet", Task, tasks.vault)
+    if tasks.test:
+        write_rows(out / "test.parquet", Task, tasks.test)
     for name, suite in tasks.guards.items():
         write_rows(out / f"guard-{name}.parquet", Task, suite)
     return facts
@@ -153,4 +155,5 @@ def text_margins(config: GateConfig) -> dict[str, float]:
 def contents(tasks: TaskSet) -> str:
     """Names every question of a run with its answer, checker and group, suite by suite."""
     suites = {"train": tasks.train, "dev": tasks.dev, "vault": tasks.vault, **tasks.guards}
+    suites |= {"test": tasks.test} if tasks.test else {}
     return digest({name: [[t.id, t.answer, t.checker, t.group] for t in suite] for name, suite in suites.items()})

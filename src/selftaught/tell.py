@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json as json_
 import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -10,9 +11,12 @@ import yaml
 from rich.console import Console
 
 from selftaught import summary
-from selftaught.api import Started
+from selftaught.api import Started, runs_root
+from selftaught.exam import Exam
 from selftaught.integrity import Check
+from selftaught.ledger import EXIT_CODES, RunRecord
 from selftaught.people import Imported, Queue
+from selftaught.promotion import Promotion
 from selftaught.visible import printable
 
 
@@ -63,6 +67,35 @@ def queue(found: Queue) -> None:
     print("  " + printable(first.text).strip().replace("\n", "\n  "), end="\n\n")
     print('Copy the file, set "ok" to true or false in each line, then:')
     print(f"  selftaught review {shlex.quote(found.run)} --import FILE --by NAME")
+
+
+def finish(record: RunRecord, quiet: bool, json: bool, console: Console) -> int:
+    """A finished run: all of it, one line, or JSON; the exit code is its outcome's."""
+    home = runs_root()  # where the next command looks when it is typed without --runs
+    if json:
+        print(json_.dumps(summary.as_json(record, home), indent=2, ensure_ascii=False))
+    elif quiet:
+        print(summary.headline(record))
+    else:
+        summary.draw_run(record, home, console)
+    return EXIT_CODES.get(record.outcome, 0)
+
+
+def promoted(found: Promotion) -> None:
+    more = f"{found.missing} more must approve" if found.missing else f"{found.run} is the champion"
+    print(f"approved by {', '.join(found.by)}; {more}")
+
+
+def exam(found: Exam) -> None:
+    """Before, after and the gain with their 95 % intervals."""
+    rows = (("before", found.before), ("after", found.after), ("gain", found.gain))
+    print(f"{found.n:,} questions of {found.suite}")
+    for name, (value, low, high) in rows:
+        sign = "+" if name == "gain" else ""
+        print(f"  {name:<7} {100 * value:{sign}.1f} %  [{100 * low:{sign}.1f}, {100 * high:{sign}.1f}]")
+    print(f"  {found.test}")
+    for split, count in found.known.items():
+        print(f"  {count} of them stand in the run's own {split}")
 
 
 def imported(found: Imported) -> None:

@@ -17,7 +17,7 @@ from selftaught.errors import DataError
 from selftaught.tasks.base import Checker, Held, TaskSet, wording
 from selftaught.types import Task, digest
 
-NAMES = ("train", "dev", "vault")
+NAMES = ("train", "dev", "vault", "test")
 NO_LABELS = "no question has an answer: nothing can be proved, so the run will end `unproven`"
 
 
@@ -27,18 +27,19 @@ class Shares(Section):
     train: float = Field(default=0.4, ge=0, le=1)
     dev: float = Field(default=0.2, ge=0, le=1)
     vault: float = Field(default=0.4, ge=0, le=1)
+    test: float = Field(default=0.0, ge=0, le=1)  # opened once: selftaught eval RUN --test
     limit: int | None = Field(default=None, ge=1)  # at most so many questions are trained on
 
     @model_validator(mode="after")
     def _whole(self) -> Shares:
-        total = self.train + self.dev + self.vault
+        total = self.train + self.dev + self.vault + self.test
         if abs(total - 1) > 1e-6:
-            raise ValueError(f"train + dev + vault must be 1, they are {total:g}: set all three")
+            raise ValueError(f"train + dev + vault + test must be 1, they are {total:g}: set all of them")
         return self
 
     @property
     def shares(self) -> dict[str, float]:
-        return {"train": self.train, "dev": self.dev, "vault": self.vault}
+        return {"train": self.train, "dev": self.dev, "vault": self.vault, "test": self.test}
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,7 @@ class Split:
     train: tuple[Task, ...]
     dev: tuple[Task, ...]
     vault: tuple[Task, ...]
+    test: tuple[Task, ...] = ()
     notes: tuple[str, ...] = ()
 
 
@@ -121,7 +123,7 @@ def _notes(parts: Mapping[str, Sequence[Task]], shares: Mapping[str, float], pin
     notes = []
     if pinned:
         notes.append(f"{pinned} labelled questions are trained on because their group has unlabelled ones")
-    empty = [name for name in ("dev", "vault") if shares.get(name) and not parts[name]]
+    empty = [name for name in ("dev", "vault", "test") if shares.get(name) and not parts[name]]
     if empty and any(t.answer is not None for part in parts.values() for t in part):
         notes.append(f"nothing fell to {' and '.join(empty)}: too few labelled questions or groups")
     return tuple(notes)
@@ -167,14 +169,16 @@ def assemble(pool: Pool, shares: Mapping[str, float], seed: int, *, limit: int |
         unlabelled = any(t.answer is None for t in tasks)
         parts = split(tasks, held_only if unlabelled else shares, seed)
     dev, from_dev = apart(parts.dev, parts.vault)
-    guard_tasks, from_guard = apart(by_hash(guard, seed), (*dev, *parts.vault))
-    held_out = (*dev, *parts.vault, *guard_tasks)
+    test, from_test = apart(parts.test, (*dev, *parts.vault))
+    guard_tasks, from_guard = apart(by_hash(guard, seed), (*dev, *parts.vault, *test))
+    held_out = (*dev, *parts.vault, *test, *guard_tasks)
     train, from_train = apart(parts.train, held_out)
     train, from_groups = other_groups(train, held_out)
     counts = {"duplicate questions dropped": dropped,
               "questions dropped from train because they are held out": from_train,
               "questions dropped from train because their group is held out": from_groups,
               "questions dropped from dev because they are in the vault": from_dev,
+              "questions dropped from test because they are in dev or the vault": from_test,
               "questions dropped from guard because they are in dev or vault": from_guard}  # fmt: skip
     went = [f"{count} {what}" for what, count in counts.items() if count]
     notes = [*pool.notes, *parts.notes, *went]
@@ -187,6 +191,7 @@ def assemble(pool: Pool, shares: Mapping[str, float], seed: int, *, limit: int |
         guards={"guard": tuple(replace(t, split="guard") for t in guard_tasks)} if guard_tasks else {},
         checkers=pool.checkers,
         notes=tuple(notes),
+        test=test,
     )
 
 

@@ -44,6 +44,7 @@ class TaskSet:
     guards: Mapping[str, tuple[Task, ...]]
     checkers: Mapping[str, Checker]
     notes: tuple[str, ...] = ()
+    test: tuple[Task, ...] = ()  # a third holdout, opened once, after all rounds and runs
 
     @property
     def vault_digest(self) -> str:
@@ -92,6 +93,7 @@ class Held:
 
 def sizes(tasks: TaskSet) -> dict[str, int]:
     counts: dict[str, int] = {"train": len(tasks.train), "dev": len(tasks.dev), "vault": len(tasks.vault)}
+    counts |= {"test": len(tasks.test)} if tasks.test else {}
     return counts | {f"guard {name}": len(suite) for name, suite in tasks.guards.items()}
 
 

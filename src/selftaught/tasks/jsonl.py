@@ -97,6 +97,13 @@ class Jsonl:
         )
         return assemble(pool, o.shares, seed, limit=o.limit)
 
+    def suite(self) -> TaskSet:
+        """The whole file as one labelled suite, in its ``dev``: for whoever wants to be judged on it."""
+        files = self.read()
+        main = self.checker(files)
+        tasks = to_tasks(files.questions, main, labelled=True, option="--checker")
+        return TaskSet((), tuple({t.id: t for t in tasks}.values()), (), {}, {main.name: main})
+
     def _guard_checker(self, guard: Questions) -> Checker:
         """The recipe's, or the one that the guard's own answers fit; ``pattern`` goes with "regex" here too."""
         o = self.options

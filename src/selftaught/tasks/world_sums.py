@@ -45,6 +45,7 @@ class _Options(Section):
     dev: int = Field(default=1000, ge=0)
     vault: int = Field(default=2000, ge=0)
     guard: int = Field(default=1000, ge=0)
+    test: int = Field(default=0, ge=0)  # opened once: selftaught eval RUN --test
     steps: tuple[Steps, ...] = Field(default=(1, 2, 3, 4, 5, 5), min_length=1)  # numbers of additions to draw from
 
 
@@ -74,6 +75,7 @@ class WorldSums:
             _Suite("vault", o.vault, self._sum, "number"),
             _Suite("dev", o.dev, self._sum, "number"),
             _Suite("guard", o.guard, sort_question, "exact"),
+            _Suite("test", o.test, self._sum, "number"),
             _Suite("train", o.train, self._sum, "number"),
         )
         suites = {suite.split: _draw(suite, seed, taken) for suite in wanted}
@@ -83,6 +85,7 @@ class WorldSums:
             vault=suites["vault"],
             guards={"sort": suites["guard"]} if suites["guard"] else {},
             checkers={name: checker(name) for name in ("number", "exact")},
+            test=suites["test"],
             notes=(f"generated: sums with {_range(o.steps)} additions of numbers 1 to {LARGEST}",),
         )
 
