@@ -14,7 +14,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from fake_runs import HOSTILE, make_run, recipe
-from selftaught import __version__, cli
+from selftaught import __version__, cli, mishaps
 from selftaught.config import to_yaml
 from selftaught.errors import IntegrityError, RecipeError, RunLocked, Stopped
 
@@ -290,7 +290,7 @@ def test_init_writes_a_recipe_even_where_the_model_is_missing(tmp_path: Path) ->
 @pytest.mark.parametrize(("error", "code"), [(RunLocked("in use"), 6), (IntegrityError("bad"), 7), (Stopped(), 4),
                                              (KeyboardInterrupt(), 4), (BrokenPipeError(), 1)])  # fmt: skip
 def test_what_ends_a_command_decides_its_exit_code(error: BaseException, code: int) -> None:
-    script = ("import pickle, sys\nfrom selftaught.cli import guarded\n"
+    script = ("import pickle, sys\nfrom selftaught.mishaps import guarded\n"
               f"def body(): raise pickle.loads({_pickled(error)!r})\nsys.exit(guarded(body))")  # fmt: skip
     answer = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert answer.returncode == code and "Traceback" not in answer.stderr
@@ -306,7 +306,7 @@ def test_what_nobody_foresaw_is_one_line_and_a_file(capsys: pytest.CaptureFixtur
     def body() -> int:
         raise ZeroDivisionError("division by zero")
 
-    assert cli.guarded(body) == 1
+    assert mishaps.guarded(body) == 1
     first, second = capsys.readouterr().err.splitlines()
     assert first == "error: ZeroDivisionError: division by zero"
     saved = Path(second.removeprefix("  The traceback is in "))

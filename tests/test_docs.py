@@ -202,7 +202,7 @@ def test_the_readme_lists_every_command() -> None:
 
 
 def test_every_option_and_override_in_a_command_exists() -> None:
-    source = (ROOT / "src" / "selftaught" / "cli.py").read_text(encoding="utf-8")
+    source = "".join((ROOT / "src" / "selftaught" / f"{n}.py").read_text("utf-8") for n in ("cli", "terminal"))
     lines = [text.partition(" #")[0] for _, text in all_code() if text.startswith("selftaught ")]
     options = {word for line in lines for word in re.findall(r"--[a-z-]+", line)} - {"--help"}
     overrides = {word for line in lines for word in re.findall(r"(?<= )([a-z_.]+)=", line)}

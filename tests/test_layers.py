@@ -30,10 +30,11 @@ LAYERS: tuple[tuple[str, ...], ...] = (  # lowest first; a module may import wha
     ("round",),
     ("loop",),
     ("report", "look", "summary", "integrity", "export"),
-    ("promotion", "exam"),
+    ("promotion", "exam", "arrivals"),
     ("doctor",),
     ("api", "live"),
     ("tell",),
+    ("terminal",),
     ("",),  # selftaught itself: __init__.py offers what api has
     ("cli",),
     ("__main__",),
@@ -61,6 +62,7 @@ STAGES = (
     "export",
     "promotion",
     "exam",
+    "arrivals",
 )
 WITHIN_A_LAYER = {("methods.base", "engines.base"), ("methods.base", "tasks.base")}  # tokens, checkers
 MAY_IMPORT_MEMBERS = {"look": "tasks"}  # a look at data before there is a run reads it as the sources do

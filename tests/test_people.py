@@ -11,7 +11,7 @@ import pytest
 
 import selftaught
 import small
-from selftaught import cli, integrity, ledger, loop, people
+from selftaught import integrity, ledger, loop, mishaps, people
 from selftaught.errors import DataError, IntegrityError, RunError, Waiting
 from selftaught.rows import read_rows
 from selftaught.store import Store, read_lines
@@ -161,7 +161,7 @@ def test_the_command_shows_the_queue_takes_verdicts_and_says_what_is_missing(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = small.prepared(tmp_path / "runs" / "run", *SAMPLE)
-    assert cli.guarded(lambda: bool(loop.run(folder))) == 10
+    assert mishaps.guarded(lambda: bool(loop.run(folder))) == 10
     said = capsys.readouterr().err
     assert "waiting for 10 answers to" in said
     with pytest.raises(Waiting) as error:

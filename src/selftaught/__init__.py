@@ -30,6 +30,7 @@ __all__ = [
     "show",
     "stop",
     "verify",
+    "watch",
     "write_report",
 ]
 
@@ -53,6 +54,7 @@ if TYPE_CHECKING:
         show,
         stop,
         verify,
+        watch,
         write_report,
     )
     from selftaught.ledger import RunRecord

@@ -18,7 +18,7 @@ import os
 import shlex
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -202,6 +202,17 @@ def rollback(by: str, reason: str = "", *, runs: str | Path | None = None) -> st
     return promotion.rollback(runs_root(runs), by, reason)
 
 
+def watch(folder: str | Path, recipe: str | Path | Recipe = DEFAULT, *overrides: str, once: bool = False,
+          runs: str | Path | None = None, view: View | None = None,
+          stop: StopToken = never) -> list[RunRecord]:  # fmt: skip
+    """Runs on questions that arrive in a folder, within the recipe's ``watch`` envelope; ``once``: what is there."""
+    from selftaught import arrivals
+
+    return arrivals.watch(
+        Path(folder), resolve(recipe, list(overrides)), runs_root(runs), once=once, view=view, stop=stop
+    )
+
+
 def stop(run: str | Path | RunRecord = "latest", *, runs: str | Path | None = None) -> Path:
     """Ask a run that is on, in whatever process, to end in order; returns the file that asks. ``resume`` goes on."""
     from selftaught.loop import STOP
@@ -359,37 +370,15 @@ def _dotted(settings: Mapping[str, Any], before: str = "") -> list[str]:
 
 def init(file: str | Path, model: str | None = None, out: str | Path = "recipe.yaml", force: bool = False) -> Started:
     """Look at a file of questions, write a recipe for it, and try the model on its first question."""
-    from selftaught.look import look, write_recipe
+    from selftaught.look import first_try, look, write_recipe
 
     findings = look(Path(file), model)
     written = write_recipe(findings, model, Path(out), force=force)
     recipe = read_recipe(written)
     try:
-        return Started(findings, written, recipe.model, *_try(recipe, findings))
+        return Started(findings, written, recipe.model, *first_try(recipe, findings))
     except (ModelError, DataError) as error:
         return Started(findings, written, recipe.model, problem=str(error))
-
-
-def _try(recipe: Recipe, findings: Findings) -> tuple[str, str, str | None]:
-    """(prompt as the model gets it, its greedy completion, the answer parsed from it) for the file's first question."""
-    from selftaught.engines.base import Request
-    from selftaught.load import make
-    from selftaught.loop import load_tasks, make_engine
-
-    engine, method = make_engine(recipe), make("methods", recipe.method)
-    try:
-        checkpoint = engine.open(recipe.model)
-        tokens = engine.tokens(checkpoint)
-        task = method.ask(findings.example)
-        prompt = tokens.render(task.prompt, task.form)
-        sampling = replace(method.sampling(), n=1, temperature=0.0)
-        request = Request(checkpoint, tokens.encode(prompt), sampling, (recipe.seed,))
-        [(_, [completion])] = list(engine.generate([request]))
-        text = tokens.decode(completion.ids)
-        answer, _ = load_tasks(recipe).check(findings.example, text)
-        return prompt, text, answer
-    finally:
-        engine.close()
 
 
 def findings_json(started: Started) -> dict[str, Any]:

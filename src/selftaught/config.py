@@ -102,6 +102,15 @@ class PromotionConfig(Section):
     people: int = Field(default=1, ge=1, le=9)  # different people who approve before a proved model is the champion
 
 
+class WatchConfig(Section):
+    """The envelope of ``selftaught watch``: declared before, and never widened by what arrives."""
+
+    min_questions: int = Field(default=20, ge=1)  # new ones that make a run worth while
+    runs: int = Field(default=10, ge=1)  # at most so many
+    looks: int | None = Field(default=None, ge=1)  # it ends when so many looks at the vault are spent; none: gate.looks
+    seconds: float = Field(default=10.0, gt=0)  # between two glances at the folder
+
+
 class BudgetConfig(Section):
     minutes: float | None = Field(default=None, gt=0)
     train_share: float = Field(default=1.0, gt=0, le=1)  # settled from minutes; may also be set by hand
@@ -123,6 +132,7 @@ class Recipe(Section):
     gate: GateConfig = GateConfig()
     review: ReviewConfig = ReviewConfig()
     promotion: PromotionConfig = PromotionConfig()
+    watch: WatchConfig = WatchConfig()
     engine: Member = Member(name=ENGINE)
     budget: BudgetConfig = BudgetConfig()
 

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 
 import yaml
 
 from selftaught.config import GateConfig, Recipe
+from selftaught.engines.base import Request
 from selftaught.errors import RecipeError
+from selftaught.load import make
+from selftaught.loop import load_tasks, make_engine
 from selftaught.store import write_file
 from selftaught.tasks._rows import Questions
 from selftaught.tasks._split import prompt_key
@@ -93,6 +96,24 @@ def _warnings(questions: Questions, checker: str) -> list[str]:
         f"answers have {words:g} words in the median: compared word for word they will rarely agree; shorten them to "
         "a final answer, set tasks.answer_pattern, or write a checker (tasks.checker=file.py:function)"
     ]
+
+
+def first_try(recipe: Recipe, findings: Findings) -> tuple[str, str, str | None]:
+    """(prompt as the model gets it, its greedy completion, the answer parsed from it) for the file's first question."""
+    engine, method = make_engine(recipe), make("methods", recipe.method)
+    try:
+        checkpoint = engine.open(recipe.model)
+        tokens = engine.tokens(checkpoint)
+        task = method.ask(findings.example)
+        prompt = tokens.render(task.prompt, task.form)
+        sampling = replace(method.sampling(), n=1, temperature=0.0)
+        request = Request(checkpoint, tokens.encode(prompt), sampling, (recipe.seed,))
+        [(_, [completion])] = list(engine.generate([request]))
+        text = tokens.decode(completion.ids)
+        answer, _ = load_tasks(recipe).check(findings.example, text)
+        return prompt, text, answer
+    finally:
+        engine.close()
 
 
 # ---------------------------------------------------------------- the recipe

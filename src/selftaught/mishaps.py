@@ -11,7 +11,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 from selftaught.errors import SelftaughtError, Stopped, Waiting
-from selftaught.store import write_file
 
 
 def guarded(body: Callable[[], int]) -> int:
@@ -51,6 +50,8 @@ def complain(text: str, error: BaseException) -> None:
 
 def save_traceback(error: BaseException, folder: Path | None = None) -> Path | None:
     """Write the traceback to FOLDER/error.txt, else to a temporary file; None when neither can be written."""
+    from selftaught.store import write_file
+
     text = "".join(traceback.format_exception(error)).encode("utf-8", "backslashreplace")
     if folder is not None:
         with contextlib.suppress(OSError):
