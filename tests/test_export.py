@@ -6,11 +6,14 @@ from pathlib import Path
 
 import pytest
 
+import selftaught
 import small
 from selftaught import ledger, loop
 from selftaught.errors import IntegrityError, RunError
 from selftaught.export import export
 from selftaught.ledger import RunRecord
+from selftaught.rows import read_rows
+from selftaught.types import Example
 
 
 def run_of(folder: Path, *overrides: str) -> RunRecord:
@@ -56,3 +59,16 @@ def test_what_cannot_be_exported_says_why_and_leaves_nothing(tmp_path: Path) -> 
     with pytest.raises(IntegrityError, match="is not what was recorded"):
         export(record, tmp_path / "edited")
     assert not (tmp_path / "edited").exists()
+
+
+def test_the_examples_are_given_away_with_their_card(tmp_path: Path) -> None:
+    folder = small.prepared(tmp_path / "runs" / "one")
+    loop.run(folder)
+    out = selftaught.export_data(folder, tmp_path / "data")
+    assert {p.name for p in out.iterdir()} == {"kept.parquet", "rejected.parquet", "verdicts.parquet", "README.md"}
+    record = ledger.read_run(folder)
+    assert len(read_rows(out / "kept.parquet", Example)) == record.rounds[0].counts["kept"]
+    card = (out / "README.md").read_text()
+    assert "It is synthetic" in card and record.chain[-1]["hash"] in card and "config_name: kept" in card
+    with pytest.raises(RunError, match="is there already"):
+        selftaught.export_data(folder, out)

@@ -243,6 +243,13 @@ def export_model(run: str | Path | RunRecord, out: str | Path, *, anyway: bool =
     return export(read_run(_folder(run, runs)), Path(out), anyway=anyway)
 
 
+def export_data(run: str | Path | RunRecord, out: str | Path, *, runs: str | Path | None = None) -> Path:
+    """Copy what a run's final round made to a new folder ``out``, kept and rejected, with a dataset card."""
+    from selftaught.export import export_data
+
+    return export_data(read_run(_folder(run, runs)), Path(out))
+
+
 def doctor(runs: str | Path | None = None) -> list[Check]:
     """Whether this machine is fit for a run whose folder would lie in ``runs``."""
     from selftaught.doctor import examine

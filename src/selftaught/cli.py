@@ -289,6 +289,7 @@ def export(
     run: Named,
     out: Annotated[Path, typer.Argument(metavar="FOLDER", help="A new folder for the model.")],
     anyway: Annotated[bool, typer.Option("--anyway", help="Though the gate rejected it.")] = False,
+    data: Annotated[bool, typer.Option("--data", help="The examples instead: kept, rejected, and why.")] = False,
     runs: Runs = None,
 ) -> int:
     """Copy a run's model to a folder, with a card of its lineage and its proof.
@@ -297,7 +298,7 @@ def export(
     """
     from selftaught import api
 
-    print(api.export_model(run, out, anyway=anyway, runs=runs))
+    print(api.export_data(run, out, runs=runs) if data else api.export_model(run, out, anyway=anyway, runs=runs))
     return 0
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from selftaught.config import to_yaml
 from selftaught.errors import RunError, noticing_a_full_disk
 from selftaught.ledger import GOOD, RunRecord
-from selftaught.store import make_folder, publish_folder, remove, write_file
+from selftaught.store import check_files, make_folder, publish_folder, remove, write_file
 from selftaught.types import Labels, Rule
 
 NOT_PROVED = {
@@ -74,6 +74,81 @@ def export(record: RunRecord, out: Path, *, anyway: bool = False) -> Path:
         if temporary.exists():
             remove(temporary)
     return out
+
+
+def export_data(record: RunRecord, out: Path) -> Path:
+    """Copy what the final round made, kept and rejected alike with every reason, to ``out``, with a dataset card.
+
+    Raises RunError when nothing was curated or ``out`` is there already; IntegrityError when bytes are not as recorded.
+    """
+    units = [*record.units("examples", record.final), *record.units("reviewed", record.final)]
+    if not units:
+        raise RunError(f"{record.name} has curated nothing yet ({record.outcome}).",
+                       hint=f"See: selftaught show {record.name}")  # fmt: skip
+    if out.exists():
+        raise RunError(f"{out} is there already.", hint="Name a folder that is not.")
+    check_files(record.path / units[-1]["place"], units[-1]["files"])
+    temporary = out.with_name(f".tmp-{out.name}")
+    try:
+        with noticing_a_full_disk(out):
+            make_folder(out.absolute().parent)
+            shutil.copytree(record.path / units[-1]["place"], temporary)
+            write_file(temporary / "README.md", data_card(record).encode())
+            publish_folder(temporary, out)
+    except OSError as error:
+        raise RunError(f"{out} cannot be written: {error.strerror or error}.", hint="Name another folder.") from error
+    finally:
+        if temporary.exists():
+            remove(temporary)
+    return out
+
+
+DATA_CARD = """---
+tags: [selftaught, synthetic-data]
+configs:
+- config_name: kept
+  data_files: kept.parquet
+- config_name: rejected
+  data_files: rejected.parquet
+- config_name: verdicts
+  data_files: verdicts.parquet
+---
+# Examples of {name}
+
+Text that the model `{model}` wrote itself, by the method `{method}`. **It is synthetic**: whatever it says was checked
+by filters, not by people, unless a verdict says otherwise. The round they come from: **{outcome}**.
+
+{counts}
+
+`rejected.parquet` holds what was not learned, and `verdicts.parquet` who rejected it and why, in the same order.
+
+- Written by: `{parent}`
+- Labels were used for: {labels}.
+- Record: head `{head}` of {entries} entries.
+
+The recipe, as it ran:
+
+```yaml
+{recipe}```
+"""
+
+
+def data_card(record: RunRecord) -> str:
+    """The dataset card: who wrote it, how, how much of it was kept."""
+    done = record.final
+    counts = done.counts if done else record.facts("examples").get("counts", {})
+    return DATA_CARD.format(
+        name=record.name,
+        model=record.recipe.model,
+        method=record.recipe.method.name,
+        outcome=done.decision.outcome if done else record.outcome,
+        counts="\n".join(f"- {name}: {count:,}" for name, count in counts.items()),
+        parent=done.parent if done else record.facts("tasks").get("model"),
+        labels=_labels(record.labels),
+        head=record.chain[-1]["hash"],
+        entries=len(record.chain),
+        recipe=to_yaml(record.recipe),
+    )
 
 
 def card(record: RunRecord) -> str:
