@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import small
-from selftaught import api, cli, ledger, loop
+from selftaught import api, cli, ledger, loop, mishaps
 from selftaught.config import read_recipe
 from selftaught.errors import IntegrityError, RunError, Stopped
 from selftaught.store import FORMAT, Store, format_of, read_chain
@@ -49,7 +49,7 @@ def test_a_run_of_every_format_is_still_read(tmp_path: Path, number: int, capsys
     folder = copied(tmp_path, number)
     before = small.bytes_of(folder)
     assert format_of(read_chain(folder)) == number
-    assert cli.guarded(lambda: cli.show.__wrapped__(str(folder))) == 0
+    assert mishaps.guarded(lambda: cli.show.__wrapped__(str(folder))) == 0
     shown = capsys.readouterr().out
     assert "one: proved" in shown and "gain on vault" in shown
     assert [c for c in api.verify(folder) if not c.ok] == []

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 import small
-from selftaught import api, cli, errors, ledger, loop, store
+from selftaught import api, cli, errors, ledger, loop, mishaps, store
 from selftaught.errors import DiskFull
 from selftaught.export import export
 from watching import Full, watched
@@ -105,7 +105,7 @@ def test_a_report_for_which_the_kernel_has_no_space_says_so(
 ) -> None:
     folder = Path(shutil.copytree(finished, tmp_path / "run"))
     with file_size_limit(5000):
-        code = cli.guarded(lambda: cli.report.__wrapped__(str(folder)))
+        code = mishaps.guarded(lambda: cli.report.__wrapped__(str(folder)))
     assert code == DiskFull.exit_code == 3
     assert "Free some space and go on" in capsys.readouterr().err
     assert leftovers(folder) == [] and not (folder / "report.html").exists()

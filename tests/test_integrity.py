@@ -12,7 +12,7 @@ import pytest
 from safetensors.numpy import save_file
 
 import small
-from selftaught import ledger, loop
+from selftaught import ledger, loop, mishaps
 from selftaught.errors import IntegrityError, RecipeError
 from selftaught.integrity import verify
 from selftaught.report import write_report
@@ -293,8 +293,8 @@ def test_a_look_past_the_last_passes(tmp_path: Path) -> None:
 def test_the_command_prints_each_check_and_ends_with_seven(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from selftaught import cli
 
-    assert cli.guarded(lambda: cli.verify.__wrapped__(str(run), json=True)) == 0
+    assert mishaps.guarded(lambda: cli.verify.__wrapped__(str(run), json=True)) == 0
     assert all(c["ok"] for c in json.loads(capsys.readouterr().out))
     (run / "recipe.yaml").write_text((run / "recipe.yaml").read_text().replace("seed: 5", "seed: 6"))
-    assert cli.guarded(lambda: cli.verify.__wrapped__(str(run))) == 7
+    assert mishaps.guarded(lambda: cli.verify.__wrapped__(str(run))) == 7
     assert "WRONG  recipe" in capsys.readouterr().out
