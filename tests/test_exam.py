@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 import selftaught
 import small
-from selftaught import ledger, loop
+from selftaught import exam, ledger, loop
 from selftaught.bench import heldout
-from selftaught.errors import RunError
-from selftaught.tasks.base import wording
+from selftaught.errors import IntegrityError, RunError
+from selftaught.rows import read_rows
+from selftaught.setting import contents
+from selftaught.tasks.base import sizes, wording
+from selftaught.types import Task, digest
 
 
 def run_of(folder: Path, *overrides: str) -> Path:
@@ -67,3 +72,92 @@ def test_the_test_holdout_is_held_out_and_changes_no_other_suite(tmp_path: Path)
     folder = small.prepared(tmp_path / "run", "tasks.test=50")
     held = {t.id for t in heldout(loop.load_whole(ledger.read_run(folder).recipe))}
     assert {t.id for t in more.test} <= held
+
+
+SHARES = ("tasks.train=0.3", "tasks.dev=0.2", "tasks.vault=0.3", "tasks.test=0.2")
+
+
+def asked(tasks: Sequence[Task], path: Path, form: str = "{}") -> Path:
+    """A file with the questions of these tasks, each spelled as ``form`` says."""
+    return small.write_jsonl(path, [{"question": form.format(t.question), "answer": t.answer} for t in tasks])
+
+
+def test_a_file_is_no_way_around_opening_the_test_holdout(tmp_path: Path) -> None:
+    folder = run_of(tmp_path / "run", "tasks.test=50")
+    whole = loop.load_whole(ledger.read_run(folder).recipe)
+    with pytest.raises(RunError, match="1 of 11 stand in the test holdout of run, which is opened once"):
+        selftaught.examine(folder, asked([*whole.dev[:10], whole.test[0]], tmp_path / "t.jsonl", " {}  "))
+    assert not (tmp_path / "tests.jsonl").exists() and not (folder / "evals").exists()
+
+
+def test_questions_are_known_in_any_spacing(tmp_path: Path) -> None:
+    folder = run_of(tmp_path / "run")
+    whole = loop.load_whole(ledger.read_run(folder).recipe)
+    tasks = [*whole.train[:3], *whole.dev[:4], *whole.vault[:5]]
+    found = selftaught.examine(folder, asked(tasks, tmp_path / "q.jsonl", " {}  "))
+    assert found.known == {"train": 3, "dev": 4, "vault": 5}
+
+
+def test_a_test_holdout_of_edited_data_is_not_the_runs_own(tmp_path: Path) -> None:
+    rows = small.sum_rows(400)
+    path = small.write_jsonl(tmp_path / "data" / "q.jsonl", rows)
+    folder = run_of(tmp_path / "runs" / "run", "tasks.name=jsonl", f"tasks.path={path}", *SHARES)
+    small.write_jsonl(path, [*rows, {"question": "one without an answer"}])  # nobody is trained on labelled ones now
+    learned = {t.id for t in read_rows(folder / "tasks" / "train.parquet", Task)}
+    moved = loop.load_whole(ledger.read_run(folder).recipe)
+    assert learned & {t.id for t in (*moved.dev, *moved.vault, *moved.test)}, "what it learned would judge it"
+    with pytest.raises(IntegrityError, match="its test holdout is not what it was"):
+        selftaught.examine(folder, test=True)
+    assert not (tmp_path / "data" / ".q.jsonl.tests.jsonl").exists(), "and it is not spent"
+    small.write_jsonl(path, rows)
+    assert selftaught.examine(folder, test=True).n == 80
+
+
+def test_who_is_refused_leaves_nothing_that_refuses_the_first(tmp_path: Path) -> None:
+    registry, ids = tmp_path / "tests.jsonl", [f"{i:03d}" for i in range(200)]
+    ledger.open_test(registry, ids, "first", "one")
+    for other in (ids, ids[100:]):
+        with pytest.raises(RunError, match="opened for one; a test set is opened once"):
+            ledger.open_test(registry, other, "second", "two")
+    ledger.open_test(registry, ids, "first", "one")
+    assert [e["candidate"] for e in ledger.read_lines(registry)] == ["first"]
+    ledger.open_test(registry, [f"new {i}" for i in range(200)], "second", "two")
+    assert len(ledger.read_lines(registry)) == 2
+
+
+def test_opened_and_killed_before_it_was_asked_it_counts_once(tmp_path: Path) -> None:
+    record = ledger.read_run(run_of(tmp_path / "run", "tasks.test=50"))
+    assert record.trained is not None
+    registry, ids = ledger.tests_registry(record.recipe, record.path), [t.id for t in _test_of(record)]
+    ledger.open_test(registry, ids, record.trained["facts"]["digest"], record.name)
+    found = selftaught.examine(record, test=True)
+    assert found.n == 50 and len(ledger.read_lines(registry)) == 1
+
+
+def test_a_later_candidate_is_not_told_what_an_earlier_one_answered(tmp_path: Path) -> None:
+    record = ledger.read_run(run_of(tmp_path / "run"))
+    assert record.trained is not None
+    suite = loop.load_whole(record.recipe)
+    trained = {**record.trained, "facts": {**record.trained["facts"], "digest": "of a later round"}}
+    chain = [trained if e is record.trained else e for e in record.chain]
+    assert exam._key(record, suite) != exam._key(replace(record, chain=chain), suite)
+
+
+def test_a_group_does_not_cross_into_test(tmp_path: Path) -> None:
+    rows = [{**row, "group": f"passage {i // 4}"} for i, row in enumerate(small.sum_rows(400))]
+    path = small.write_jsonl(tmp_path / "q.jsonl", rows)
+    whole = loop.load_whole(small.recipe("tasks.name=jsonl", f"tasks.path={path}", *SHARES))
+    groups = [{t.group for t in s} for s in (whole.train, whole.dev, whole.vault, whole.test)]
+    assert len(whole.test) == 80 and sum(map(len, groups)) == len(set.union(*groups)) == 100
+
+
+def test_without_a_test_holdout_a_chain_names_its_questions_as_before() -> None:
+    whole = loop.load_whole(small.recipe())
+    suites = {"train": whole.train, "dev": whole.dev, "vault": whole.vault, **whole.guards}
+    named = {name: [[t.id, t.answer, t.checker, t.group] for t in suite] for name, suite in suites.items()}
+    assert contents(whole) == digest(named) and "test" not in sizes(whole)
+    assert contents(loop.load_whole(small.recipe("tasks.test=50"))) != contents(whole)
+
+
+def _test_of(record: ledger.RunRecord) -> tuple[Task, ...]:
+    return loop.load_whole(record.recipe).test

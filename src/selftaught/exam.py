@@ -11,14 +11,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from selftaught import gate, ledger, load, loop
+from selftaught import budget, gate, ledger, load, loop
 from selftaught.config import Member
 from selftaught.engines.base import Engine
-from selftaught.errors import DataError, RunError
+from selftaught.errors import DataError, IntegrityError, RunError
 from selftaught.evaluate import report
 from selftaught.rollout import rollout
-from selftaught.store import write_file
-from selftaught.tasks.base import TaskSet
+from selftaught.rows import read_rows
+from selftaught.setting import contents
+from selftaught.store import check_files, write_file
+from selftaught.tasks.base import Held, TaskSet
 from selftaught.types import Report, Task, canonical, digest
 
 EVALS = "evals"
@@ -48,19 +50,26 @@ def examine(
 ) -> Exam:
     """Both models of a run on ``file``, or on the run's test holdout.
 
-    Raises RunError where there is no trained model, no test holdout, or one that another candidate has opened, and
-    DataError for a file that cannot be used.
+    Raises RunError where there is no trained model, no test holdout, one that another candidate has opened, or a file
+    that holds questions of it; IntegrityError where the questions are no longer the run's; DataError for a file that
+    cannot be used.
     """
     if (file is None) != test:
         raise RunError("Give a file of labelled questions, or --test.", hint=f"selftaught eval {record.name} FILE")
-    whole = loop.load_whole(record.recipe)
-    suite = _open_test(record, whole) if test else _read(record, file, checker)
-    ids = digest([[t.id, t.answer, t.checker] for t in suite.dev])
-    path = record.path / EVALS / f"{'test' if test else digest(str(file))[:8]}-{ids[:12]}.json"
+    suite = _open_test(record) if test else _read(record, file, checker)
+    known = {} if test else _known(record, suite.dev)
+    name = "test" if test else digest(str(file))[:8]
+    path = record.path / EVALS / f"{name}-{_key(record, suite)[:12]}.json"
     if not path.exists():
-        found = _ask(record, suite, "test" if test else str(file), _known(suite.dev, whole, test), engine)
-        write_file(path, canonical(found) + b"\n")
+        write_file(path, canonical(_ask(record, suite, "test" if test else str(file), known, engine)) + b"\n")
     return _stored(path)
+
+
+def _key(record: ledger.RunRecord, suite: TaskSet) -> str:
+    """Names what an answer depends on: the questions, who judges them, and the candidate (a later round has another)."""
+    candidate = record.trained["facts"]["digest"] if record.trained else ""
+    judges = {c.name: c.digest for c in suite.checkers.values()}
+    return digest([[[t.id, t.answer, t.checker, t.group] for t in suite.dev], judges, candidate])
 
 
 def _stored(path: Path) -> Exam:
@@ -70,22 +79,29 @@ def _stored(path: Path) -> Exam:
     return Exam(**data)
 
 
-def _open_test(record: ledger.RunRecord, whole: TaskSet) -> TaskSet:
+def _open_test(record: ledger.RunRecord) -> TaskSet:
     """The test suite, after it is on record that it was opened for this candidate, and for no other."""
-    if not whole.test:
+    if not record.facts("tasks").get("counts", {}).get("test"):
         raise RunError(f"{record.name} has no test holdout.", hint="Set tasks.test in the recipe of a new run.")
     if record.trained is None:
         raise RunError(f"{record.name} has no trained model ({record.outcome}).", hint="A test set is opened once.")
+    whole = loop.load_whole(record.recipe)
+    _check_same(record, whole)
     registry, ids = ledger.tests_registry(record.recipe, record.path), [t.id for t in whole.test]
-    candidate = record.trained["facts"]["digest"]
-    others = [e for e in ledger.looks_at(registry, ids) if e["candidate"] != candidate]
-    if not others and ledger.spend_look(registry, ids, candidate, record.name) == 1:
-        return replace(whole, dev=whole.test)
-    by = others[0]["run"] if others else "another run"
-    raise RunError(
-        f"This test holdout was opened for {by}; a test set is opened once.",
-        hint="Judge new models on dev and vault, and keep fresh questions for the next test.",
-    )
+    ledger.open_test(registry, ids, record.trained["facts"]["digest"], record.name)
+    return replace(whole, dev=whole.test)
+
+
+def _check_same(record: ledger.RunRecord, whole: TaskSet) -> None:
+    """Raises IntegrityError for other questions than the run began with: what it learned may be in their test part."""
+    began = record.facts("tasks")
+    judges = {c.name: c.digest for c in whole.checkers.values() if c.digest}
+    now = (contents(budget.trim(whole, record.recipe)), judges)
+    if now != (began.get("questions"), began.get("checkers")):
+        raise IntegrityError(
+            f"{record.name} began with other questions or another checker: its test holdout is not what it was.",
+            hint="Restore them as they were when the run began.",
+        )
 
 
 def _read(record: ledger.RunRecord, file: Path | None, checker: str) -> TaskSet:
@@ -97,11 +113,26 @@ def _read(record: ledger.RunRecord, file: Path | None, checker: str) -> TaskSet:
     return tasks
 
 
-def _known(suite: Sequence[Task], whole: TaskSet, test: bool) -> dict[str, int]:
-    ids = {t.id for t in suite}
-    splits = {"train": whole.train, "dev": whole.dev, "vault": whole.vault} | dict(whole.guards)
-    counts = {name: len(ids & {t.id for t in tasks}) for name, tasks in splits.items()}
-    return {} if test else {name: count for name, count in counts.items() if count}
+def _known(record: ledger.RunRecord, suite: Sequence[Task]) -> dict[str, int]:
+    """Questions of ``suite`` by the split of the run in which they stand, up to case and white space.
+
+    Raises RunError where one stands in the test holdout: a file is no way around opening it.
+    """
+    [unit] = record.units("tasks")[:1] or [None]
+    if unit is None:
+        return {}
+    folder = record.path / unit["place"]
+    check_files(folder, unit["files"])
+    counts = {}
+    for path in sorted(folder.glob("*.parquet")):
+        held = Held(t.prompt for t in read_rows(path, Task))
+        counts[path.stem] = sum(held.shows(t.prompt) for t in suite)
+    if counts.get("test"):
+        raise RunError(
+            f"{counts['test']} of {len(suite)} stand in the test holdout of {record.name}, which is opened once.",
+            hint=f"Take them out, or open it: selftaught eval {record.name} --test",
+        )
+    return {name: count for name, count in counts.items() if count}
 
 
 def _ask(

@@ -9,8 +9,8 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
@@ -302,23 +302,50 @@ def spend_look(
     same questions (``asked``) is counted once, so a resumed or repeated run is not charged twice. The look is on disk
     before its result is known. ``registry`` lies beside the data.
     """
+    with _turn(registry, "Looks at the vault are counted"):
+        earlier = looks_at(registry, vault)
+        for entry in earlier:
+            if (entry["candidate"], entry.get("asked", "")) == (candidate, asked):
+                return int(entry["look"])
+        look = 1 + math.ceil(spent(earlier, share) - 1e-9)
+        entry = {"vault": digest(sorted(vault)), "sketch": _sketch(vault), "asked": asked, "share": share}
+        append_line(registry, {**entry, "candidate": candidate, "look": look, "run": run})
+    return look
+
+
+def open_test(registry: Path, test: Sequence[str], candidate: str, run: str) -> None:
+    """Put on record that a test holdout with these question ids is opened for this candidate, before it is asked.
+
+    It is known again as a vault is, and counts once however often the same candidate comes. Raises RunError naming the
+    run, and writes nothing, where another candidate opened it (or one that shares a tenth of its questions).
+    """
+    name = digest(sorted(test))
+    with _turn(registry, "That a test holdout was opened is noted"):
+        for entry in looks_at(registry, test):
+            if entry["candidate"] != candidate:
+                raise RunError(
+                    f"This test holdout was opened for {entry['run']}; a test set is opened once.",
+                    hint="Judge new models on dev and vault, and keep fresh questions for the next test.",
+                )
+            if entry["vault"] == name:
+                return
+        entry = {"vault": name, "sketch": _sketch(test), "candidate": candidate, "look": 1, "run": run}
+        append_line(registry, entry)
+
+
+@contextmanager
+def _turn(registry: Path, what: str) -> Iterator[None]:
+    """Alone with a registry, its last line whole. Raises RunError where it cannot be written."""
     try:
         make_folder(registry.parent)
         with lock.turn(registry.with_name(registry.name + ".lock")):
             mend(registry)
-            earlier = looks_at(registry, vault)
-            for entry in earlier:
-                if (entry["candidate"], entry.get("asked", "")) == (candidate, asked):
-                    return int(entry["look"])
-            look = 1 + math.ceil(spent(earlier, share) - 1e-9)
-            entry = {"vault": digest(sorted(vault)), "sketch": _sketch(vault), "asked": asked, "share": share}
-            append_line(registry, {**entry, "candidate": candidate, "look": look, "run": run})
+            yield
     except OSError as error:
         if disk_is_full(error):
             raise
-        raise RunError(f"Looks at the vault are counted in {registry}, which cannot be written: {error.strerror}.",
+        raise RunError(f"{what} in {registry}, which cannot be written: {error.strerror}.",
                        hint="Allow it, or copy the questions to a folder of your own.") from error  # fmt: skip
-    return look
 
 
 def looks_at(registry: Path, vault: Sequence[str]) -> list[dict[str, Any]]:
