@@ -66,7 +66,7 @@ def examine(
 
 
 def _key(record: ledger.RunRecord, suite: TaskSet) -> str:
-    """Names what an answer depends on: the questions, who judges them, and the candidate (a later round has another)."""
+    """Names what an answer depends on: the questions, who judges them, and the candidate (later rounds have others)."""
     candidate = record.trained["facts"]["digest"] if record.trained else ""
     judges = {c.name: c.digest for c in suite.checkers.values()}
     return digest([[[t.id, t.answer, t.checker, t.group] for t in suite.dev], judges, candidate])
@@ -118,12 +118,12 @@ def _known(record: ledger.RunRecord, suite: Sequence[Task]) -> dict[str, int]:
 
     Raises RunError where one stands in the test holdout: a file is no way around opening it.
     """
-    [unit] = record.units("tasks")[:1] or [None]
-    if unit is None:
+    units = record.units("tasks")
+    if not units:
         return {}
+    unit, counts = units[0], dict[str, int]()
     folder = record.path / unit["place"]
     check_files(folder, unit["files"])
-    counts = {}
     for path in sorted(folder.glob("*.parquet")):
         held = Held(t.prompt for t in read_rows(path, Task))
         counts[path.stem] = sum(held.shows(t.prompt) for t in suite)
