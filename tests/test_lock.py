@@ -33,8 +33,8 @@ class Forking(Silent):
     def stage(self, name, detail=""):
         if name == "train":
             child = os.fork() if sys.argv[2] == "python" else ctypes.PyDLL(None).fork()
-            if child:
-                print(child, flush=True)
+            if not child:
+                print(os.getpid(), flush=True)  # it is on its own business now: what a fork does is done
             time.sleep(600)  # both: the child on its own business, the parent until it is killed
 
 loop.run(Path(sys.argv[1]), view=Forking())
