@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from selftaught import ledger
+from selftaught import evaluate, ledger
 from selftaught.config import Recipe, check, to_yaml
-from selftaught.evaluate import report
 from selftaught.gate import decide
 from selftaught.rows import write_rows
 from selftaught.store import Store, write_file
@@ -50,7 +49,7 @@ def make_run(root: Path, name: str = "fake-1", *, before: int = 40, after: int =
         reports = []
         for role, author, right in (("parent", PARENT, before), ("candidate", CANDIDATE, after)):
             rows = answers(dev, author, right)
-            reports.append(report("dev", "dev", author, dev, rows, source))
+            reports.append(evaluate.answers("dev", author, dev, rows, source))
 
             def write(out: Path, role: str = role, rows: list[Rollout] = rows) -> dict[str, str]:
                 write_rows(out / "rows.parquet", Rollout, rows)

@@ -15,7 +15,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 import selftaught
-from selftaught import api, cli, gate, ledger, settle
+from selftaught import api, cli, ledger, power, settle
 from selftaught.config import Recipe, read_recipe
 from selftaught.load import make, member_class, members
 
@@ -165,10 +165,10 @@ def test_the_automatic_values_are_those_of_the_code() -> None:
 def test_what_a_holdout_can_prove_is_computed() -> None:
     config = Recipe.model_fields["gate"].default
     for n, dev, vault in tables(RECIPES)["What a holdout can prove"][1:]:
-        gains = [gate.smallest_gain(int(n), alpha) for alpha in (config.alpha, config.alpha / config.looks)]
+        gains = [power.smallest_gain(int(n), alpha) for alpha in (config.alpha, config.alpha / config.looks)]
         assert [f"{100 * (gain or 0):.1f}" for gain in gains] == [dev, vault], f"{n} questions"
-    assert f"under {gate.items_needed(config.min_gain, config.alpha)} questions" in page(RECIPES)
-    assert f"under {gate.guard_items(0.03, config.alpha)} at the defaults" in page(RECIPES)
+    assert f"under {power.items_needed(config.min_gain, config.alpha)} questions" in page(RECIPES)
+    assert f"under {power.guard_items(0.03, config.alpha)} at the defaults" in page(RECIPES)
 
 
 def test_every_outcome_has_its_exit_code() -> None:

@@ -26,7 +26,6 @@ from selftaught.engines._sample import Part
 from selftaught.engines.base import Completion, Request, TuneJob
 from selftaught.engines.torch_engine import TorchEngine
 from selftaught.errors import ModelError, NonFiniteError, OutOfMemory, Stopped, WorkerLost
-from selftaught.evaluate import report
 from selftaught.rollout import rollout
 from selftaught.store import folder_digest
 from selftaught.tasks.world_sums import WorldSums
@@ -426,7 +425,7 @@ def judged(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[Check
         found = []
         for name, suite in (("dev", world.dev), ("sort", world.guards["sort"])):
             rows = rollout(engine, checkpoint, tokens, suite, Sampling(max_tokens=64), world.checkers, run_seed=0)
-            found.append(report(name, name, checkpoint, suite, rows, world))
+            found.append(answers(name, checkpoint, suite, rows, world))
         return found[0], found[1]
 
     yield answers

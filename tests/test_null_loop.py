@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from selftaught import gate, ledger
+from selftaught import gate, ledger, power
 from selftaught.config import GateConfig
 from selftaught.types import Decision, Report
 
@@ -82,7 +82,7 @@ def test_a_true_gain_of_five_points_is_proved_with_the_items_that_a_plan_asks_fo
     tmp_path: Path, discordance: float
 ) -> None:
     """Scorecard row 24. On the guard as many answers change as on the rest, but none is lost on balance."""
-    sizes = gate.needed(CONFIG, {"guard": MARGIN})
+    sizes = power.needed(CONFIG, {"guard": MARGIN})
     rng = np.random.default_rng(24)
     proved = 0
     for run in range(RUNS):

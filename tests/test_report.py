@@ -15,11 +15,12 @@ from typing import Any
 
 import pytest
 
-from selftaught import api, report, visible
+from selftaught import api, panels, report, visible
 from selftaught.config import GateConfig, Member, Recipe, to_yaml
 from selftaught.errors import IntegrityError
-from selftaught.gate import decide, paired_interval, prove, wilson
+from selftaught.gate import decide, prove
 from selftaught.ledger import record as record_round
+from selftaught.paired import paired_interval, wilson
 from selftaught.rows import read_rows, write_rows
 from selftaught.store import Store, append_line, write_file
 from selftaught.types import (
@@ -295,7 +296,7 @@ def test_every_suite_shows_before_after_and_the_paired_interval(proved: Made, pa
 
 def test_the_rules_of_the_gate_stand_with_their_detail(page: str) -> None:
     text = Page(page).text
-    assert re.search(r"gain on dev [\d.]+ [\d.]+ ✓ passed \d+ won, \d+ lost of 120; exact McNemar p = ", text)
+    assert re.search(r"gain on dev [\d.]+ % [\d.]+ % ✓ passed \d+ won, \d+ lost of 120; exact McNemar p = ", text)
     assert "look 1 of 3 on this vault" in text and "a loss of 3 points or more has p = " in text
 
 
@@ -556,8 +557,8 @@ def test_choices_are_even_and_give_rare_kinds_a_turn() -> None:
     (0, 830, (0, 200, 400, 600, 800, 1000)),
 ])  # fmt: skip
 def test_axes_have_round_ticks(low: float, high: float, ticks: tuple[float, ...]) -> None:
-    assert report.axis(low, high).ticks == pytest.approx(ticks)
-    assert report.axis(3.0, 3.0).low < 3.0 < report.axis(3.0, 3.0).high
+    assert panels.axis(low, high).ticks == pytest.approx(ticks)
+    assert panels.axis(3.0, 3.0).low < 3.0 < panels.axis(3.0, 3.0).high
 
 
 def test_a_curve_of_any_length_is_drawn_and_gaps_are_left_out() -> None:
@@ -566,9 +567,9 @@ def test_a_curve_of_any_length_is_drawn_and_gaps_are_left_out() -> None:
     assert report.curve([0.5]) is None
 
 
-def test_scores_that_are_not_0_or_1_have_no_paired_interval() -> None:
+def test_scores_that_are_not_0_or_1_have_the_interval_of_a_mean() -> None:
     before = Report("evaluation", "dev", "p", "dev", {}, (0.2, 0.4), ("a", "b"), (None, None))
     after = replace(before, scores=(0.4, 0.5))
-    (row,) = report.compare({("parent", "dev"): before, ("candidate", "dev"): after}, ())
-    assert row.gain == pytest.approx(0.15) and row.low is None and row.p == ""
+    (row,) = panels.compare({("parent", "dev"): before, ("candidate", "dev"): after}, ())
+    assert row.gain == pytest.approx(0.15) and row.low < 0 < row.gain < row.high, "two questions know little"
     assert json.dumps(row.wins) == "2"

@@ -16,9 +16,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from selftaught import gate
+from selftaught import paired
 from selftaught.engines.torch_engine import TorchEngine
-from selftaught.evaluate import report
+from selftaught.evaluate import answers
 from selftaught.rollout import rollout
 from selftaught.tasks.base import TaskSet
 from selftaught.tasks.world_sums import WorldSums
@@ -34,7 +34,7 @@ def judged(engine: TorchEngine, model: str, world: TaskSet, suite: str, tasks: S
     checkpoint = engine.open(model)
     sampling = Sampling(max_tokens=96)
     rows = rollout(engine, checkpoint, engine.tokens(checkpoint), tasks, sampling, world.checkers, run_seed=SEED)
-    return report(suite, suite, checkpoint, tasks, rows, world)
+    return answers(suite, checkpoint, tasks, rows, world)
 
 
 def compare(longer: str) -> dict[str, dict[str, float]]:
@@ -43,8 +43,8 @@ def compare(longer: str) -> dict[str, dict[str, float]]:
     rows = {}
     for suite, tasks in {"sums": world.dev, "sort": world.guards["sort"]}.items():
         before, after = (judged(engine, model, world, suite, tasks) for model in ("bundled:sums", longer))
-        wins, losses = gate.wins_losses(before.scores, after.scores)
-        low, high = gate.paired_interval(wins, losses, len(tasks))
+        wins, losses = paired.wins_losses(before.scores, after.scores)
+        low, high = paired.paired_interval(wins, losses, len(tasks))
         accuracy = {k: r.metrics["accuracy"].value for k, r in (("shipped", before), ("longer", after))}
         rows[suite] = {**accuracy, "difference": (wins - losses) / len(tasks), "low": low, "high": high}
     engine.close()

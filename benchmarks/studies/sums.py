@@ -23,10 +23,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from selftaught import gate, ledger, loop
+from selftaught import ledger, loop, paired
 from selftaught.config import Recipe, read_recipe
 from selftaught.engines.base import Completion, Engine, Request
-from selftaught.evaluate import report
+from selftaught.evaluate import answers
 from selftaught.rollout import rollout
 from selftaught.types import Checkpoint, Report, Sampling
 from selftaught.view import Plain
@@ -83,7 +83,7 @@ def run_arm(seed: int, arm: str, steps: int | None, engine: Engine, folder: Path
     guard = next(r for r in done.decision.rules if r.name == "guard: sort")
     row["sort"] = (round(guard.before or 0, 4), round(guard.after or 0, 4))
     (before, habit), (after, new_habit) = (on_vault(recipe, c, engine) for c in (parent, candidate))
-    wins, losses = gate.wins_losses(before.scores, after.scores)
+    wins, losses = paired.wins_losses(before.scores, after.scores)
     row |= {"before": mean(before), "after": mean(after), "wins": wins, "losses": losses, "n": len(after.scores)}
     row |= {"habit": (habit, new_habit), "scores": "".join(str(int(s)) for s in after.scores)}
     return row
@@ -102,7 +102,7 @@ def on_vault(recipe: Recipe, checkpoint: Checkpoint, engine: Engine) -> tuple[Re
     rows = rollout(
         engine, checkpoint, engine.tokens(checkpoint), tasks.vault, sampling, tasks.checkers, run_seed=recipe.seed
     )
-    found = report("vault", "vault", checkpoint, tasks.vault, rows, tasks)
+    found = answers("vault", checkpoint, tasks.vault, rows, tasks)
     long = [(r, s) for t, r, s in zip(tasks.vault, rows, found.scores, strict=True) if t.question.count("+") == LONGEST]
     guessed = [s for r, s in long if r.text.lstrip().startswith("####")]
     return found, [len(long), len(guessed), int(sum(guessed)), int(sum(s for _, s in long) - sum(guessed))]

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from selftaught.errors import RecipeError
 from selftaught.types import digest
@@ -81,13 +81,42 @@ class GuardConfig(Section):
     margin: float = Field(default=0.03, gt=0, lt=1)
 
 
+class PrimaryConfig(Section):
+    """The claim of a run, declared before it: what is measured on dev and vault, which way is better, how it is tested.
+
+    ``accuracy``: right or wrong by the checker. ``score``: the mean of what the checker's function returns. ``loglik``:
+    natural-log probability per token of the gold answer, with nothing sampled.
+    """
+
+    metric: Literal["accuracy", "score", "loglik"] = "accuracy"
+    direction: Literal["up", "down"] = "up"
+    test: Literal["auto", "mcnemar", "sign_flip", "bootstrap"] = "auto"
+
+    @model_validator(mode="after")
+    def _fits(self) -> PrimaryConfig:
+        if self.test == "mcnemar" and self.metric != "accuracy":
+            raise ValueError(
+                f"mcnemar counts right and wrong, which {self.metric} has not; take sign_flip or bootstrap"
+            )
+        return self
+
+
 class GateConfig(Section):
+    primary: PrimaryConfig = PrimaryConfig()
     alpha: float = Field(default=0.05, ge=1e-9, lt=1)
     looks: int = Field(default=3, ge=1)  # K looks at a vault, each at alpha / K
-    min_gain: float = Field(default=0.05, gt=0, lt=1)  # a smaller holdout than can show this gain ends "unproven"
+    min_gain: float = Field(default=0.05, gt=0)  # of the metric; a holdout too small to show it ends "unproven"
     guards: list[GuardConfig] | Literal["auto"] = "auto"  # auto: every suite the tasks bring, and the text guards
     text: str | None = None  # a file of real text for the guard "text"; none: the held-out questions as asked
     text_items: int = Field(default=1000, ge=0)  # texts at most in each text guard; 0 switches both off
+
+    @model_validator(mode="after")
+    def _fits(self) -> GateConfig:
+        if self.primary.metric == "accuracy" and self.min_gain >= 1:
+            raise ValueError(
+                "min_gain is a share of the questions, such as 0.05, unless gate.primary.metric is another"
+            )
+        return self
 
 
 class ReviewConfig(Section):

@@ -1,49 +1,79 @@
-"""A checkpoint's answers on one suite, greedily, as a Report with an interval and every item's score."""
+"""A checkpoint's answers on one suite as a Report, with an interval and every item's score."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 
-from selftaught.gate import wilson
-from selftaught.tasks.base import TaskSet
+from selftaught.paired import wilson
+from selftaught.tasks.base import CORRECT_SCORE, TaskSet
 from selftaught.types import Checkpoint, Item, Metric, Report, Rollout, Task
 
+UNIT_OF = {"accuracy": "share", "score": "score", "loglik": "nats"}  # of a metric's scores, item by item
+METRIC_OF = {unit: metric for metric, unit in UNIT_OF.items()}
 
-def report(
-    suite: str, split: str, checkpoint: Checkpoint, tasks: Sequence[Task], rollouts: Sequence[Rollout], source: TaskSet
+
+def answers(
+    suite: str,
+    checkpoint: Checkpoint,
+    tasks: Sequence[Task],
+    rollouts: Sequence[Rollout],
+    source: TaskSet,
+    metric: str = "accuracy",
 ) -> Report:
-    """One rollout per task, in task order. A truncated answer is wrong; ``finished`` says how many were not."""
-    scores = tuple(float(r.error is None and source.check(t, r.text)[1]) for t, r in zip(tasks, rollouts, strict=True))
+    """One rollout per task, in task order. A truncated answer is not right; ``finished`` says how many were whole.
+
+    ``metric`` "score" takes what the checker's function says of each text, cut off or not.
+    """
+    grades = [source.grade(t, r.text)[1] for t, r in zip(tasks, rollouts, strict=True)]
     finished = [float(r.error is None) for r in rollouts]
-    return Report(
-        kind="evaluation",
-        name=suite,
-        subject=checkpoint.digest,
-        split=split,
-        metrics={"accuracy": proportion(scores), "finished": proportion(finished)},
-        scores=scores,
-        items=tuple(t.id for t in tasks),
-        groups=tuple(t.group for t in tasks),
-    )
+    right = [float(f and g >= CORRECT_SCORE) for f, g in zip(finished, grades, strict=True)]
+    metrics = {"accuracy": proportion(right), "finished": proportion(finished)}
+    if metric == "score":
+        return _report(suite, checkpoint, tasks, grades, "score", metrics | {"score": mean(grades)})
+    return _report(suite, checkpoint, tasks, right, "share", metrics)
 
 
 def likelihood(
     suite: str, checkpoint: Checkpoint, texts: Sequence[Task], logprobs: Sequence[Sequence[float]]
 ) -> Report:
     """Mean log-probability per token (nats) of each text, ``logprobs`` one list per text, in order."""
-    scores = tuple(sum(row) / len(row) for row in logprobs)
+    scores = [sum(row) / len(row) for row in logprobs]
+    return _report(suite, checkpoint, texts, scores, "nats", {"loglik": mean(scores)})
+
+
+def _report(
+    suite: str,
+    checkpoint: Checkpoint,
+    tasks: Sequence[Task],
+    scores: Sequence[float],
+    unit: str,
+    metrics: dict[str, Metric],
+) -> Report:
     return Report(
         kind="evaluation",
         name=suite,
         subject=checkpoint.digest,
         split=suite,
-        metrics={"loglik": mean(scores)},
-        scores=scores,
-        items=tuple(t.id for t in texts),
-        groups=tuple(t.group for t in texts),
-        unit="nats",
+        metrics=metrics,
+        scores=tuple(scores),
+        items=tuple(t.id for t in tasks),
+        groups=tuple(t.group for t in tasks),
+        unit=unit,
     )
+
+
+def main_metric(report: Report) -> Metric:
+    """The metric that the report's scores make."""
+    return report.metrics[METRIC_OF[report.unit]]
+
+
+def said(report: Report) -> str:
+    """The main_metric in words: "68.1 % of 1000"."""
+    value, n = main_metric(report).value, len(report.scores)
+    if report.unit == "share":
+        return f"{100 * value:.1f} % of {n}"
+    return f"{value:.3f} nats a token of {n} texts" if report.unit == "nats" else f"score {value:.3f} of {n}"
 
 
 def mean(values: Sequence[float]) -> Metric:
@@ -60,6 +90,14 @@ def items(tasks: Sequence[Task], rollouts: Sequence[Rollout], found: Report) -> 
         Item(t.id, t.question, t.group, t.answer, r.answer, score, r.error)
         for t, r, score in zip(tasks, rollouts, found.scores, strict=True)
     ]
+
+
+def unasked(tasks: Sequence[Task], found: Report) -> list[Item]:
+    """The same where nothing was sampled: texts, or gold answers, whose probability was read."""
+    return [
+        Item(t.id, t.question, t.group, t.answer, None, score)
+        for t, score in zip(tasks, found.scores, strict=True)
+    ]  # fmt: skip
 
 
 def proportion(values: Sequence[float]) -> Metric:

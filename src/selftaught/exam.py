@@ -11,12 +11,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from selftaught import budget, gate, ledger, load, loop
+from selftaught import budget, gate, ledger, load, loop, paired
 from selftaught.config import Member
 from selftaught.engines.base import Engine
 from selftaught.errors import DataError, IntegrityError, RunError
-from selftaught.evaluate import report
-from selftaught.rollout import rollout
+from selftaught.evaluate import main_metric
+from selftaught.measure import measure
 from selftaught.rows import read_rows
 from selftaught.setting import contents
 from selftaught.store import check_files, write_file
@@ -28,16 +28,17 @@ EVALS = "evals"
 
 @dataclass(frozen=True)
 class Exam:
-    """Right answers before and after on ``n`` questions; shares with 95 % intervals, and the paired test in words."""
+    """The run's metric before and after on ``n`` questions, with 95 % intervals, and the paired test in words."""
 
     run: str
     suite: str
     n: int
-    before: tuple[float, float, float]  # value, low, high (Wilson)
+    before: tuple[float, float, float]  # value, low, high
     after: tuple[float, float, float]
-    gain: tuple[float, float, float]  # paired: Tango
+    gain: tuple[float, float, float]  # paired: see paired.gain
     test: str
     known: Mapping[str, int]  # split of the run -> questions of this suite that stand in it
+    unit: str = "share"  # of before, after and gain, as in Report
 
 
 def examine(
@@ -139,14 +140,11 @@ def _ask(
     record: ledger.RunRecord, suite: TaskSet, name: str, known: Mapping[str, int], engine: Engine | None
 ) -> dict[str, Any]:
     before, after = _reports(record, suite, engine)
-    wins, losses = gate.wins_losses(before.scores, after.scores)
-    n = len(suite.dev)
-    rule = gate.gain_rule("gain", before, after, record.recipe.gate.alpha)
-    shares = (r.metrics["accuracy"] for r in (before, after))
-    first, second = ([m.value, m.low, m.high] for m in shares)
-    gain = [(wins - losses) / n, *gate.paired_interval(wins, losses, n)]
-    return {"run": record.name, "suite": name, "n": n, "before": first, "after": second, "gain": gain,
-            "test": rule.detail.partition(", must")[0], "known": dict(known)}  # fmt: skip
+    gain = paired.gain(before, after)
+    rule = gate.gain_rule("gain", before, after, record.recipe.gate.alpha, record.recipe.gate.primary)
+    said = ([m.value, m.low, m.high] for m in (main_metric(before), main_metric(after), gain))
+    return {"run": record.name, "suite": name, "n": gain.n, **dict(zip(("before", "after", "gain"), said, strict=True)),
+            "test": rule.detail.partition(", must")[0], "known": dict(known), "unit": before.unit}  # fmt: skip
 
 
 def _reports(record: ledger.RunRecord, suite: TaskSet, engine: Engine | None) -> tuple[Report, Report]:
@@ -154,11 +152,8 @@ def _reports(record: ledger.RunRecord, suite: TaskSet, engine: Engine | None) ->
     try:
         models = loop.models(record, engine)
         method, tokens = load.make("methods", record.recipe.method), engine.tokens(models[0])
-        sampling = replace(method.sampling(), n=1, temperature=0.0)
-        asked = [method.ask(t) for t in suite.dev]
-        seed = record.recipe.seed
-        rows = [rollout(engine, c, tokens, asked, sampling, suite.checkers, run_seed=seed) for c in models]
+        asked = (tokens, method, suite, "exam", suite.dev, record.recipe.gate.primary.metric)
+        before, after = (measure(engine, c, *asked, seed=record.recipe.seed).report for c in models)
     finally:
         engine.close()
-    before, after = (report("exam", "exam", c, suite.dev, r, suite) for c, r in zip(models, rows, strict=True))
     return before, after

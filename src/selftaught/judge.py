@@ -7,12 +7,13 @@ do not add up over rounds unseen; on the vault with the last model that was prov
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from selftaught import gate, ledger, texts
-from selftaught.evaluate import items, likelihood, report
+from selftaught.evaluate import likelihood, main_metric, said, unasked
+from selftaught.measure import measure
 from selftaught.rollout import rollout
 from selftaught.rows import read_rows, write_report, write_rows
 from selftaught.setting import Setting
@@ -88,16 +89,14 @@ class Judge:
         def score(out: Path) -> Mapping[str, Any]:
             scored = s.engine.score(checkpoint, [ids for _, ids in rows], stop=s.stop)
             found = likelihood(suite, checkpoint, [t for t, _ in rows], scored)
-            write_rows(out / "items.parquet", Item,
-                       [Item(t.id, t.question, t.group, None, None, v)
-                        for (t, _), v in zip(rows, found.scores, strict=True)])  # fmt: skip
+            write_rows(out / "items.parquet", Item, unasked([t for t, _ in rows], found))
             write_report(out / "report.json", found)
             return {"role": role, "suite": suite, "nats": round(found.metrics["loglik"].value, 6)}
 
         key = digest("loglik", checkpoint.digest, [t.id for t, _ in rows], s.recipe.digest)
         unit = s.store.unit("evaluation", key, f"{self.place}/evaluate/{role}-{suite}", score)
         found = ledger.read_report(unit.folder / "report.json")
-        s.view.line(f"  {role} on {suite}: {found.metrics['loglik'].value:.3f} nats a token of {len(rows)} texts")
+        s.view.line(f"  {role} on {suite}: {said(found)}")
         return unit.id, found
 
     # ------------------------------------------------------------ the vault
@@ -131,35 +130,38 @@ class Judge:
     def _evaluate(self, checkpoint: Checkpoint, role: str, suite: str, tasks: Sequence[Task]) -> tuple[str, Report]:
         """(id of the unit, its report); what an earlier round answered already is read back."""
         s = self.setting
-        key = digest(checkpoint.digest, [t.id for t in tasks], s.recipe.digest)
+        metric = s.recipe.gate.primary.metric if suite in ("dev", "vault") else "accuracy"
+        asked = [t.id for t in tasks]
         unit = s.store.unit(
             "evaluation",
-            key,
+            digest(checkpoint.digest, asked, s.recipe.digest, *([metric] if metric != "accuracy" else [])),
             f"{self.place}/evaluate/{role}-{suite}",
-            lambda out: self._answer(out, checkpoint, role, suite, tasks),
+            lambda out: self._measure(out, checkpoint, role, suite, tasks, metric),
         )
         self.labels_read = True
         found = ledger.read_report(unit.folder / "report.json")
-        s.view.line(f"  {role} on {suite}: {100 * found.metrics['accuracy'].value:.1f} % of {len(tasks)}")
+        s.view.line(f"  {role} on {suite}: {said(found)}")
         return unit.id, found
 
-    def _answer(
-        self, out: Path, checkpoint: Checkpoint, role: str, suite: str, tasks: Sequence[Task]
+    def _measure(
+        self, out: Path, checkpoint: Checkpoint, role: str, suite: str, tasks: Sequence[Task], metric: str
     ) -> Mapping[str, Any]:
         s = self.setting
-        rows = rollout(
+        found = measure(
             s.engine,
             checkpoint,
             s.tokens,
-            [s.method.ask(t) for t in tasks],
-            replace(s.method.sampling(), n=1, temperature=0.0),
-            s.tasks.checkers,
-            run_seed=s.recipe.seed,
+            s.method,
+            s.tasks,
+            suite,
+            tasks,
+            metric,
+            seed=s.recipe.seed,
             stop=s.stop,
             progress=s.view.progress,
         )
-        found = report(suite, suite, checkpoint, tasks, rows, s.tasks)
-        write_rows(out / "rows.parquet", Rollout, rows)
-        write_rows(out / "items.parquet", Item, items(tasks, rows, found))
-        write_report(out / "report.json", found)
-        return {"role": role, "suite": suite, "accuracy": round(found.metrics["accuracy"].value, 6)}
+        if found.rollouts:
+            write_rows(out / "rows.parquet", Rollout, found.rollouts)
+        write_rows(out / "items.parquet", Item, found.items)
+        write_report(out / "report.json", found.report)
+        return {"role": role, "suite": suite, metric: round(main_metric(found.report).value, 6)}

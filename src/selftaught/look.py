@@ -60,7 +60,8 @@ def _points(gain: float | None) -> str:
 
 def look(path: Path, model: str | None = None, seed: int = 0) -> Findings:
     """Read and split ``path`` as a run would. Raises DataError as that run would."""
-    from selftaught.gate import smallest_gain, units
+    from selftaught.paired import units
+    from selftaught.power import smallest_gain
 
     source = Jsonl(Jsonl.Options(path=str(path)))
     files = source.read()

@@ -12,9 +12,9 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from selftaught import budget, gate, ledger, load
+from selftaught import budget, ledger, load, paired, power
 from selftaught.collapse import Signals
-from selftaught.config import Recipe, to_yaml
+from selftaught.config import GateConfig, Recipe, to_yaml
 from selftaught.curate import make_filters
 from selftaught.engines.base import Engine, StopToken, never
 from selftaught.errors import (
@@ -31,7 +31,7 @@ from selftaught.filters.base import Context
 from selftaught.rollout import NO_ROOM, rollout
 from selftaught.round import Beginning, Transaction
 from selftaught.rows import read_rows
-from selftaught.setting import Setting, guard_margins
+from selftaught.setting import Setting, check_claim, guard_margins
 from selftaught.setting import prepare as prepare_setting
 from selftaught.settle import settle
 from selftaught.store import Store, began_by, write_file
@@ -76,21 +76,34 @@ def plan(recipe: Recipe, engine: Engine | None = None) -> Plan:
         settled, notes = settle(recipe, engine)
         whole = load_whole(settled)
         read_texts(settled.gate.text, settled.gate.text_items)
+        check_claim(settled.gate, whole)
         margins = {f"guard {name}": margin for name, margin in guard_margins(settled.gate, whole).items()}
         fitted, more = budget.fit(settled, engine, budget.trim(whole, settled))
     finally:
         engine.close()
     tasks = budget.trim(whole, fitted)
-    provable = {
-        "dev": gate.smallest_gain(units(tasks.dev), fitted.gate.alpha),
-        "vault": gate.smallest_gain(units(tasks.vault), fitted.gate.alpha / fitted.gate.looks),
-    }
+    provable = _provable(fitted.gate, tasks)
     spent = _spent(fitted, whole)
-    if spent >= fitted.gate.looks:
+    if "vault" in provable and spent >= fitted.gate.looks:
         provable["vault"] = None
     looked = (f"{spent} of {fitted.gate.looks} looks at this vault are spent",) if spent else ()
-    needed = gate.needed(fitted.gate, margins)
-    return Plan(fitted, sizes(tasks), provable, needed, (*notes, *more, *tasks.notes, *looked))
+    needed = power.needed(fitted.gate, margins)
+    return Plan(fitted, sizes(tasks), provable, needed, (*notes, *more, *tasks.notes, *looked, *_unknown(fitted.gate)))
+
+
+def _provable(config: GateConfig, tasks: TaskSet) -> dict[str, float | None]:
+    """The smallest gain in right answers that dev and vault can show; of another metric nobody knows it before."""
+    if config.primary.metric != "accuracy":
+        return {}
+    holdouts = {"dev": (tasks.dev, config.alpha), "vault": (tasks.vault, config.alpha / config.looks)}
+    return {name: power.smallest_gain(units(suite), alpha) for name, (suite, alpha) in holdouts.items()}
+
+
+def _unknown(config: GateConfig) -> tuple[str, ...]:
+    if config.primary.metric == "accuracy":
+        return ()
+    said = "how small a gain dev and vault can show depends on how much it differs from question to question"
+    return (f"gate.primary.metric={config.primary.metric}: {said}; the decision says how many questions it took",)
 
 
 def _spent(recipe: Recipe, whole: TaskSet) -> int:
@@ -104,7 +117,7 @@ def _spent(recipe: Recipe, whole: TaskSet) -> int:
 
 def units(tasks: Sequence[Task]) -> int:
     """Independent items: questions, but a group counts once."""
-    return gate.units([t.group for t in tasks])
+    return paired.units([t.group for t in tasks])
 
 
 def prepare(recipe: Recipe, folder: Path, engine: Engine | None = None) -> Recipe:

@@ -10,13 +10,11 @@ from __future__ import annotations
 
 import json
 import math
-import re
 import shlex
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from functools import partial
 from itertools import pairwise, zip_longest
 from pathlib import Path
 from typing import Any, TypeVar
@@ -24,11 +22,11 @@ from typing import Any, TypeVar
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from selftaught.config import to_yaml
-from selftaught.gate import mcnemar, paired_interval, wins_losses
 from selftaught.ledger import RunRecord, read_report, read_run
+from selftaught.panels import HOLDOUTS, axis, compare, panels
 from selftaught.rows import read_rows
 from selftaught.store import GENESIS, check_files, read_lines, write_file
-from selftaught.types import Example, Metric, Report, Task, Verdict
+from selftaught.types import Example, Report, Task, Verdict
 from selftaught.visible import spelled, written
 
 T = TypeVar("T")
@@ -64,12 +62,12 @@ def contents(record: RunRecord) -> dict[str, Any]:
     """Everything the template shows."""
     reports, tasks = read_reports(record), read_tasks(record)
     done = [record.final] if record.final and record.over else []
-    suites = compare(reports, done[0].decision.rules if done else ())
+    down = record.recipe.gate.primary.direction == "down"
+    suites = compare(reports, done[0].decision.rules if done else (), down)
     judged = {s.name: s for s in suites if s.gain is not None}
     return {
         "record": record, "round": done[0] if done else None, "ending": None if done else ending(record),
-        "suites": suites, "hero": judged.get("vault") or judged.get("dev"),
-        "share_axis": axis(0.0, 1.0), "gain_axis": gain_axis(suites),
+        "panels": panels(suites), "hero": judged.get("vault") or judged.get("dev"),
         "wrote": wrote(record, tasks.get("train", {})), "learning": learning(record),
         "pairs": pairs(record, reports, tasks), "cost": cost(record),
         "rounds": record.rounds if len(record.rounds) > 1 else [],
@@ -124,7 +122,7 @@ def read_reports(record: RunRecord) -> dict[tuple[str, str], Report]:
     """``RunRecord.reports()`` of the files that are still there, checked."""
     paths = {key: part(record, entry, "report.json") for key, entry in record.evaluations().items()}
     found = {key: read_report(path) for key, path in paths.items() if path}
-    return {key: report for key, report in found.items() if report.unit == "share"}
+    return {key: report for key, report in found.items() if report.unit == "share" or key[1] in HOLDOUTS}
 
 
 def spread(items: Sequence[T], most: int = SHOWN) -> list[T]:
@@ -140,84 +138,6 @@ def in_turns(items: Iterable[T], kind: Callable[[T], str]) -> list[T]:
         kinds.setdefault(kind(item), []).append(item)
     turns = zip_longest(*(spread(k) for k in kinds.values()))
     return [item for turn in turns for item in turn if item is not None][:SHOWN]
-
-
-# ---------------------------------------------------------------- before and after
-
-
-@dataclass(frozen=True)
-class Suite:
-    """One row of the comparison; ``gain`` and what follows are None unless both models answered the same items."""
-
-    name: str
-    guard: bool
-    before: Metric | None
-    after: Metric | None
-    p: str = ""  # as the gate wrote it down
-    margin: float | None = None  # of a guard, likewise
-    wins: int | None = None
-    losses: int | None = None
-    gain: float | None = None
-    low: float | None = None  # paired 95 % interval of the gain; None where scores are not 0 or 1
-    high: float | None = None
-    grouped: bool = False
-
-
-def compare(reports: Mapping[tuple[str, str], Report], rules: Sequence[Any]) -> list[Suite]:
-    """Dev, vault, then the guards in the order they were evaluated."""
-    names = sorted({suite: 0 for _, suite in reports}, key=lambda s: {"dev": 0, "vault": 1}.get(s, 2))
-    details = {r.name: r.detail for r in rules}
-    return [_suite(n, reports.get(("parent", n)), reports.get(("candidate", n)), details) for n in names]
-
-
-def _suite(name: str, before: Report | None, after: Report | None, details: Mapping[str, str]) -> Suite:
-    guard = name not in ("dev", "vault")
-    detail = details.get(f"guard: {name}" if guard else f"gain on {name}", "")
-    p, points = re.search(r"p = ([^,;\s]+)", detail), re.search(r"a loss of ([\d.]+) points", detail)
-    margin = float(points[1]) / 100 if points else None
-    row = partial(Suite, name, guard, _metric(before), _metric(after), margin=margin)
-    if not before or not after or not before.items or before.items != after.items:
-        return row(p[1] if p else "")
-    wins, losses = wins_losses(before.scores, after.scores)
-    binary = {*before.scores, *after.scores} <= {0.0, 1.0}
-    low, high = paired_interval(wins, losses, len(before.items)) if binary else (None, None)
-    fallback = f"{mcnemar(wins, losses):.2g}" if binary and not guard else ""
-    return row(p[1] if p else fallback, wins=wins, losses=losses, low=low, high=high,
-               gain=(sum(after.scores) - sum(before.scores)) / len(before.items),
-               grouped=any(g is not None for g in before.groups))  # fmt: skip
-
-
-def _metric(report: Report | None) -> Metric | None:
-    metrics = report.metrics if report else {}
-    return metrics.get("accuracy", next(iter(metrics.values()), None))
-
-
-@dataclass(frozen=True)
-class Axis:
-    low: float
-    high: float
-    ticks: tuple[float, ...]
-
-    def at(self, value: float, start: float, end: float) -> float:
-        """Where ``value`` lies between the coordinates ``start`` and ``end``."""
-        return round(start + (value - self.low) / (self.high - self.low) * (end - start), 1)
-
-
-def axis(low: float, high: float, count: int = 5) -> Axis:
-    """An axis that covers low..high, with about ``count`` round ticks (1, 2 or 5 times a power of ten)."""
-    if high - low < 1e-9:
-        low, high = low - abs(low) / 2 - 0.01, high + abs(high) / 2 + 0.01
-    rough = (high - low) / count
-    unit = 10.0 ** math.floor(math.log10(rough))
-    step = next(m * unit for m in (1, 2, 5, 10) if m * unit >= rough * (1 - 1e-9))
-    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
-    ticks = tuple(round(i * step, 12) for i in range(first, last + 1))
-    return Axis(ticks[0], ticks[-1], ticks)
-
-
-def gain_axis(suites: Sequence[Suite]) -> Axis | None:
-    values = [v for s in suites for v in (s.gain, s.low, s.high, s.margin and -s.margin) if v is not None]
-    return axis(min(0.0, *values), max(0.0, *values)) if any(s.gain is not None for s in suites) else None
 
 
 # ---------------------------------------------------------------- what the model wrote
@@ -343,11 +263,15 @@ def pairs(
             for role in ("parent", "candidate")]  # fmt: skip
     if any(len(rows) != len(items) for rows in said):
         return None
-    change = [a - b for b, a in zip(*(reports[role, suite].scores for role in ("parent", "candidate")), strict=True)]
+    way = -1 if record.recipe.gate.primary.direction == "down" else 1
+    change = [
+        way * (a - b) for b, a in zip(*(reports[role, suite].scores for role in ("parent", "candidate")), strict=True)
+    ]
     gained, lost = [i for i, c in enumerate(change) if c > 0], [i for i, c in enumerate(change) if c < 0]
     chosen = [("gained", i) for i in spread(gained, SHOWN - 3)] + [("lost", i) for i in spread(lost, 3)]
     rows = [(sign, tasks.get(suite, {}).get(items[i]), said[0][i], said[1][i]) for sign, i in chosen]
-    return {"suite": suite, "n": len(items), "gained": len(gained), "lost": len(lost), "rows": rows}
+    return {"suite": suite, "n": len(items), "gained": len(gained), "lost": len(lost), "rows": rows,
+            "graded": reports["parent", suite].unit != "share"}  # fmt: skip
 
 
 def cost(record: RunRecord) -> dict[str, Any]:

@@ -64,6 +64,7 @@ def prepare(store: Store, recipe: Recipe, engine: Engine, whole: TaskSet, view: 
     view.stage("prepare", recipe.model)
     tasks = budget.trim(whole, recipe)
     margins = guard_margins(recipe.gate, tasks)
+    check_claim(recipe.gate, tasks)
     base = engine.open(recipe.model)
     tokens = engine.tokens(base)
     if recipe.train.replay:
@@ -141,6 +142,19 @@ def guard_margins(config: GateConfig, tasks: TaskSet) -> dict[str, float]:
             hint=f"They bring: {', '.join(tasks.guards) or 'none'}. See gate.guards.",
         )
     return {g.suite: g.margin for g in named}
+
+
+def check_claim(config: GateConfig, tasks: TaskSet) -> None:
+    """Raises RecipeError for a claim that cannot be put to these questions."""
+    judged = (*tasks.dev, *tasks.vault)
+    gate.test_of(config.primary, [t.group for t in judged])
+    unanswered = sum(t.answer is None for t in judged)
+    if config.primary.metric == "loglik" and unanswered:
+        raise RecipeError(
+            f"gate.primary.metric=loglik reads the probability of gold answers; {unanswered} of {len(judged)} held-out"
+            " questions have none.",
+            hint="Give them answers, or take metric=score with a function as tasks.checker.",
+        )
 
 
 def text_margins(config: GateConfig) -> dict[str, float]:

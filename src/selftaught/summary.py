@@ -12,7 +12,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from selftaught.gate import paired_interval, wilson, wins_losses
+from selftaught import paired
+from selftaught.evaluate import UNIT_OF, main_metric
+from selftaught.figures import change, interval, measure, points
 from selftaught.ledger import EXIT_CODES, GOOD, RunRecord
 from selftaught.rows import read_rows
 from selftaught.types import Metric, Report, Rollout, Round, Rule, Task
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
 COUNT_ORDER = ("questions", "samples", "replay", "made", "kept", "rejected")  # first words, in the loop's order
+HOLDOUTS = ("dev", "vault")
 LONGEST = 240  # characters of a model's text in a summary; `selftaught ask` shows all of it
 
 
@@ -44,6 +47,7 @@ class Change:
     before: Metric
     after: Metric | None
     gain: Metric | None
+    unit: str = "share"
 
 
 @dataclass(frozen=True)
@@ -60,10 +64,9 @@ class Pair:
 
 
 def changes(record: RunRecord) -> list[Change]:
-    """Accuracy per suite with 95 % intervals: Wilson for each, Tango's paired interval for the gain."""
-    reports = record.reports()
-    reports = {key: found for key, found in reports.items() if found.unit == "share"}
-    suites = sorted({suite for _, suite in reports}, key=lambda s: (s not in ("dev", "vault"), s))
+    """Every suite by its metric, with 95 % intervals; the gain's is paired (see paired.gain). Text guards are rules."""
+    reports = {key: r for key, r in record.reports().items() if r.unit == "share" or key[1] in HOLDOUTS}
+    suites = sorted({suite for _, suite in reports}, key=lambda s: (s not in HOLDOUTS, s))
     return [_change(s, reports["parent", s], reports.get(("candidate", s))) for s in suites
             if ("parent", s) in reports and reports["parent", s].scores]  # fmt: skip
 
@@ -71,17 +74,8 @@ def changes(record: RunRecord) -> list[Change]:
 def _change(suite: str, before: Report, after: Report | None) -> Change:
     n = len(before.scores)
     if after is None:
-        return Change(suite, n, _accuracy(before), None, None)
-    wins, losses = wins_losses(before.scores, after.scores)
-    gain = Metric((wins - losses) / n, n, *paired_interval(wins, losses, n))
-    return Change(suite, n, _accuracy(before), _accuracy(after), gain)
-
-
-def _accuracy(report: Report) -> Metric:
-    if "accuracy" in report.metrics:
-        return report.metrics["accuracy"]
-    n, right = len(report.scores), sum(report.scores)
-    return Metric(right / n, n, *wilson(right, n))
+        return Change(suite, n, main_metric(before), None, None, before.unit)
+    return Change(suite, n, main_metric(before), main_metric(after), paired.gain(before, after), before.unit)
 
 
 def gains(record: RunRecord) -> dict[str, float]:
@@ -106,7 +100,7 @@ def flips(record: RunRecord) -> Flips | None:
     reports = record.reports()
     for suite in ("vault", "dev"):
         before, after = reports.get(("parent", suite)), reports.get(("candidate", suite))
-        if before is None or after is None:
+        if before is None or after is None or before.unit != "share":
             continue
         both = list(enumerate(zip(before.scores, after.scores, strict=True)))
         found = Flips(
@@ -138,24 +132,6 @@ def _read_pairs(record: RunRecord, suite: str, items: Sequence[str], chosen: Seq
 def shortened(text: str, longest: int = LONGEST) -> str:
     flat = " / ".join(line.strip() for line in printable(text).strip().splitlines() if line.strip())
     return flat if len(flat) <= longest else flat[: longest - 1] + "…"
-
-
-def percent(value: float | None) -> str:
-    return "–" if value is None else f"{100 * value:.1f} %"
-
-
-def measure(value: float | None, unit: str) -> str:
-    return percent(value) if unit == "share" or value is None else f"{value:.3f} {unit}"
-
-
-def interval(metric: Metric | None) -> str:
-    return "–" if metric is None else f"{percent(metric.value)} [{100 * metric.low:.1f}, {100 * metric.high:.1f}]"
-
-
-def points(metric: Metric | None) -> str:
-    if metric is None:
-        return "–"
-    return f"{100 * metric.value:+.1f} points [{100 * metric.low:+.1f}, {100 * metric.high:+.1f}]"
 
 
 def reference(record: RunRecord, root: Path) -> str:
@@ -216,10 +192,17 @@ def blocks(record: RunRecord, root: Path) -> list[Block]:
     """The whole summary below its headline; blocks without rows are left out."""
     rules = record.final.decision.rules if record.final else ()
     counts = record.final.counts if record.final else {}
-    table = [(c.suite, str(c.n), interval(c.before), interval(c.after), points(c.gain)) for c in changes(record)]
+    found = changes(record)
+    table = [(c.suite, str(c.n), interval(c.before, c.unit), interval(c.after, c.unit), points(c.gain, c.unit))
+             for c in found]  # fmt: skip
+    right = all(c.unit == "share" for c in found)
     shown = [(shortened(p.question), shortened(p.before), shortened(p.after)) for p in pairs(record)]
-    found = [
-        Block("Right answers, with 95 % intervals", tuple(table), ("suite", "n", "before", "after", "change")),
+    drawn = [
+        Block(
+            "Right answers, with 95 % intervals" if right else "Before and after, with 95 % intervals",
+            tuple(table),
+            ("suite", "n", "before", "after", "change"),
+        ),
         Block("Rounds", _rounds(record), ("round", "outcome", "on dev", "on vault", "why")),
         Block("The gate", tuple(_rule_row(r) for r in rules), ("rule", "before", "after", "passed", "how")),
         Block(_pairs_title(record), tuple(shown), ("question", "before", "after"), stacked=True),
@@ -227,7 +210,7 @@ def blocks(record: RunRecord, root: Path) -> list[Block]:
         Block("The model", ((whereabouts(record),), (used_labels(record),))),
         Block("Next", tuple((command,) for command in next_commands(record, root))),
     ]
-    return [b for b in found if b.rows]
+    return [b for b in drawn if b.rows]
 
 
 def _rounds(record: RunRecord) -> tuple[tuple[str, ...], ...]:
@@ -242,7 +225,7 @@ def _rounds(record: RunRecord) -> tuple[tuple[str, ...], ...]:
 
 def _step(done: Round, holdout: str) -> str:
     rule = next((r for r in done.decision.rules if r.name == f"gain on {holdout}" and r.after is not None), None)
-    return f"{percent(rule.before)} → {percent(rule.after)}" if rule else "–"
+    return f"{measure(rule.before, rule.unit)} → {measure(rule.after, rule.unit)}" if rule else "–"
 
 
 def _pairs_title(record: RunRecord) -> str:
@@ -314,7 +297,7 @@ def _run_row(record: RunRecord) -> tuple[str, ...]:
 
 def _gain(record: RunRecord, holdout: str) -> str:
     gain = gains(record).get(holdout)
-    return "–" if gain is None else f"{100 * gain:+.1f} points"
+    return "–" if gain is None else change(gain, UNIT_OF[record.recipe.gate.primary.metric])
 
 
 # ---------------------------------------------------------------- drawing

@@ -10,13 +10,14 @@ from typing import Any
 import yaml
 from rich.console import Console
 
-from selftaught import summary
+from selftaught import figures, summary
 from selftaught.api import Started, runs_root
 from selftaught.exam import Exam
 from selftaught.integrity import Check
 from selftaught.ledger import EXIT_CODES, RunRecord
 from selftaught.people import Imported, Queue
 from selftaught.promotion import Promotion
+from selftaught.types import Metric
 from selftaught.visible import printable
 
 
@@ -28,7 +29,8 @@ def plan(found: Mapping[str, Any]) -> None:
     for name, wanted in found["needed"].items():
         shown = f" → {provable(found['provable'][name])}" if name in found["provable"] else ""
         have = found["sizes"].get(name, 0)
-        print(f"{name}: {have:,} labelled items{shown}; {wanted:,} needed to prove {points:g} points")
+        aim = "rule out its margin" if name.startswith("guard") else f"prove {points:g} points"
+        print(f"{name}: {have:,} labelled items{shown}; {wanted:,} needed to {aim}")
     print("\n".join(["", *found["notes"]]) if found["notes"] else "", end="\n")
 
 
@@ -88,11 +90,10 @@ def promoted(found: Promotion) -> None:
 
 def exam(found: Exam) -> None:
     """Before, after and the gain with their 95 % intervals."""
-    rows = (("before", found.before), ("after", found.after), ("gain", found.gain))
+    before, after, gain = (Metric(value, found.n, *ends) for value, *ends in (found.before, found.after, found.gain))
     print(f"{found.n:,} questions of {found.suite}")
-    for name, (value, low, high) in rows:
-        sign = "+" if name == "gain" else ""
-        print(f"  {name:<7} {100 * value:{sign}.1f} %  [{100 * low:{sign}.1f}, {100 * high:{sign}.1f}]")
+    print(f"  before  {figures.interval(before, found.unit)}\n  after   {figures.interval(after, found.unit)}")
+    print(f"  gain    {figures.points(gain, found.unit)}")
     print(f"  {found.test}")
     for split, count in found.known.items():
         print(f"  {count} of them stand in the run's own {split}")

@@ -53,11 +53,16 @@ class TaskSet:
 
     def check(self, task: Task, text: str) -> tuple[str | None, bool]:
         """(parsed answer, whether it is the task's). A checker with a ``score`` asks that; the answer may be None."""
+        parsed, score = self.grade(task, text)
+        return parsed, score >= CORRECT_SCORE
+
+    def grade(self, task: Task, text: str) -> tuple[str | None, float]:
+        """(parsed answer, its score): what the checker's ``score`` says; without one, 1.0 for right and 0.0 for not."""
         checker = self.checkers[task.checker]
         parsed = checker.parse(text)
         if checker.score is not None:
-            return parsed, checker.score(task, text) >= CORRECT_SCORE
-        return parsed, parsed is not None and task.answer is not None and checker.same(parsed, task.answer)
+            return parsed, checker.score(task, text)
+        return parsed, float(parsed is not None and task.answer is not None and checker.same(parsed, task.answer))
 
 
 class Source(Protocol):

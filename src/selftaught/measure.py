@@ -1,0 +1,74 @@
+"""One checkpoint on one suite, by the metric of the recipe's claim: asked greedily, or read off its probabilities."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from selftaught.engines.base import Engine, Progress, StopToken, Tokens, never, quiet
+from selftaught.errors import ModelError
+from selftaught.evaluate import answers, items, likelihood, unasked
+from selftaught.methods.base import Method
+from selftaught.rollout import rollout
+from selftaught.tasks.base import TaskSet
+from selftaught.types import Checkpoint, Item, Report, Rollout, Task
+
+
+@dataclass(frozen=True)
+class Measured:
+    """``rollouts`` are empty where nothing was sampled."""
+
+    report: Report
+    items: list[Item]
+    rollouts: list[Rollout]
+
+
+def measure(
+    engine: Engine,
+    checkpoint: Checkpoint,
+    tokens: Tokens,
+    method: Method,
+    source: TaskSet,
+    suite: str,
+    tasks: Sequence[Task],
+    metric: str = "accuracy",
+    *,
+    seed: int,
+    stop: StopToken = never,
+    progress: Progress = quiet,
+) -> Measured:
+    """``metric`` as in ``gate.primary``. Raises ModelError where a question with its gold answer does not fit."""
+    if metric == "loglik":
+        found = likelihood(suite, checkpoint, tasks, _of_gold(engine, checkpoint, tokens, method, tasks, stop))
+        return Measured(found, unasked(tasks, found), [])
+    asked, greedy = [method.ask(t) for t in tasks], replace(method.sampling(), n=1, temperature=0.0)
+    rows = rollout(
+        engine, checkpoint, tokens, asked, greedy, source.checkers, run_seed=seed, stop=stop, progress=progress
+    )
+    found = answers(suite, checkpoint, tasks, rows, source, metric)
+    return Measured(found, items(tasks, rows, found), rows)
+
+
+def _of_gold(
+    engine: Engine, checkpoint: Checkpoint, tokens: Tokens, method: Method, tasks: Sequence[Task], stop: StopToken
+) -> list[list[float]]:
+    """Log-probabilities of each gold answer's tokens, the end token among them, after its question as it is asked."""
+    both = [_with_gold(t, method, tokens) for t in tasks]
+    scored = engine.score(checkpoint, [ids for ids, _ in both], stop=stop)
+    return [row[-length:] for row, (_, length) in zip(scored, both, strict=True)]
+
+
+def _with_gold(task: Task, method: Method, tokens: Tokens) -> tuple[tuple[int, ...], int]:
+    """Ids of a question with its gold answer, and how many of them are the answer's."""
+    asked = method.ask(task)
+    prompt = tokens.render(asked.prompt, asked.form)
+    space = "" if prompt[-1:].isspace() else " "
+    gold = tokens.encode_completion(space + (task.answer or ""))
+    ids = (*tokens.encode(prompt), *gold)
+    if len(ids) > tokens.context:
+        raise ModelError(
+            f"A question with its gold answer takes {len(ids)} tokens of a context of {tokens.context}:"
+            f" {task.question[:80]!r}.",
+            hint="Take it out, or measure gate.primary.metric=accuracy.",
+        )
+    return ids, len(gold)

@@ -1,0 +1,120 @@
+"""Runs whose recipe claims something else than more right answers, from the plan to the report."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from selftaught import integrity, ledger, loop, report, summary
+from selftaught.errors import RecipeError
+from selftaught.rows import read_rows
+from selftaught.types import Item
+from small import prepared, recipe
+
+CLOSE = '''
+import re
+
+def closeness(completions, answer, **row):
+    """1 for the answer, less the farther off; a cost is how far off it is."""
+    return [1 / (1 + off(c, a)) for c, a in zip(completions, answer)]
+
+def cost(completions, answer, **row):
+    return [min(50.0, off(c, a)) for c, a in zip(completions, answer)]
+
+def off(text, answer):
+    found = re.findall(r"-?[0-9]+", text)
+    return abs(int(found[-1]) - int(answer)) if found else 50.0
+'''
+
+
+def questions(folder: Path, count: int = 400, grouped: bool = False) -> Path:
+    """A file of sums with answers, of which dev and vault are cut."""
+    path = folder / "sums.jsonl"
+    group = ', "group": "g{}"'
+    rows = (
+        f'{{"question": "{i} + {i + 7}", "answer": "{2 * i + 7}"{group.format(i // 4) if grouped else ""}}}'
+        for i in range(10, 10 + count)
+    )
+    path.write_text("\n".join(rows))
+    return path
+
+
+def judged(folder: Path, *overrides: str) -> ledger.RunRecord:
+    run = prepared(folder / "claim-1", *overrides)
+    loop.run(run)
+    return ledger.read_run(run)
+
+
+def mine(folder: Path, function: str, *overrides: str, grouped: bool = False) -> ledger.RunRecord:
+    (folder / "close.py").write_text(CLOSE)
+    file = questions(folder, grouped=grouped)
+    own = (f"tasks.path={file}", f"tasks.checker={folder / 'close.py'}:{function}", "tasks.dev=0.3", "tasks.vault=0.3")
+    return judged(folder, *own, "engine.learns=0.9", *overrides)
+
+
+@pytest.mark.parametrize("test", ["auto", "bootstrap"])
+def test_a_score_of_ones_own_is_proved_recorded_and_drawn(tmp_path: Path, test: str) -> None:
+    record = mine(tmp_path, "closeness", "gate.primary.metric=score", f"gate.primary.test={test}")
+    assert record.outcome == "proved", record.final
+    rules = {r.name: r for r in record.final.decision.rules}
+    assert {r.unit for n, r in rules.items() if n.startswith("gain")} == {"score"}
+    assert ("bootstrap" if test == "bootstrap" else "sign-flip") + " over 120 items" in rules["gain on dev"].detail
+    units = {(e["facts"]["role"], e["facts"]["suite"]): e for e in record.units("evaluation")}
+    rows = read_rows(record.path / units["candidate", "vault"]["place"] / "items.parquet", Item)
+    assert rules["gain on vault"].after == pytest.approx(sum(r.score for r in rows) / len(rows))
+    assert any(0 < r.score < 1 for r in rows), "graded, not right or wrong"
+    assert all(c.ok for c in integrity.verify(record.path))
+    (shown,) = [b for b in summary.blocks(record, tmp_path) if b.title.startswith("Before and after")]
+    assert re.fullmatch(r"\+0\.\d{3} \[\+0\.\d{3}, \+0\.\d{3}\]", shown.rows[0][4])
+    page = report.write_report(record.path).read_text()
+    assert "<b>Score</b>" in page and "✓ right" not in page and "a score that goes up" in page
+
+
+def test_a_cost_that_falls_is_a_gain_and_over_groups_it_is_tested_by_group(tmp_path: Path) -> None:
+    record = mine(tmp_path, "cost", "gate.primary.metric=score", "gate.primary.direction=down", grouped=True)
+    rule = record.final.decision.rules[0]
+    assert record.outcome == "proved" and rule.after < rule.before
+    assert re.search(r"sign-flip over \d+ groups", rule.detail)
+    assert "less is better here" in report.write_report(record.path).read_text()
+
+
+def test_a_cost_that_falls_is_no_gain_where_more_was_claimed(tmp_path: Path) -> None:
+    assert mine(tmp_path, "cost", "gate.primary.metric=score").outcome == "rejected"
+
+
+def test_the_likelihood_of_gold_answers_is_read_and_nothing_sampled(tmp_path: Path) -> None:
+    record = judged(tmp_path, "gate.primary.metric=loglik", "engine.learns=0.9")
+    assert record.outcome == "proved"
+    rule = record.final.decision.rules[0]
+    assert rule.unit == "nats" and rule.before < rule.after < 0 and " nats, 120 won" in rule.detail
+    files = {e["facts"]["suite"]: set(e["files"]) for e in record.units("evaluation")}
+    assert files["dev"] == {"items.parquet", "report.json"} and "rows.parquet" in files["sort"]
+    page = report.write_report(record.path).read_text()
+    assert "Gold answers, nats per token" in page and "There are no two sets of answers" in page
+    titles = [b.title for b in summary.blocks(record, tmp_path)]
+    assert "Before and after, with 95 % intervals" in titles
+
+
+def test_a_plan_of_a_graded_claim_promises_no_number(tmp_path: Path) -> None:
+    found = loop.plan(recipe("gate.primary.metric=loglik"))
+    assert found.provable == {} and list(found.needed) == ["guard sort"]
+    assert any("depends on how much it differs from question to question" in note for note in found.notes)
+
+
+def test_what_a_claim_needs_is_asked_for_before_anything_is_sampled(tmp_path: Path) -> None:
+    file = questions(tmp_path, grouped=True)
+    with pytest.raises(RecipeError, match="these carry groups"):
+        loop.plan(recipe(f"tasks.path={file}", "gate.primary.test=mcnemar"))
+
+
+def test_a_record_of_another_claim_does_not_verify(tmp_path: Path) -> None:
+    record = mine(tmp_path, "cost", "gate.primary.metric=score", "gate.primary.direction=down")
+    primary = record.recipe.gate.primary.model_copy(update={"direction": "up"})
+    changed = record.recipe.gate.model_copy(update={"primary": primary})
+    again = integrity.decide_again(record, record.final)
+    assert again == record.final.decision
+    other = ledger.read_run(record.path)
+    object.__setattr__(other, "recipe", record.recipe.model_copy(update={"gate": changed}))
+    assert integrity.decide_again(other, other.final).outcome == "rejected"
