@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 import tiny
-from selftaught import gate
+from selftaught import evaluate, gate
 from selftaught.config import GateConfig
 from selftaught.engines import _pool
 from selftaught.engines._memory import Room, exhausted
@@ -425,7 +425,7 @@ def judged(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[Check
         found = []
         for name, suite in (("dev", world.dev), ("sort", world.guards["sort"])):
             rows = rollout(engine, checkpoint, tokens, suite, Sampling(max_tokens=64), world.checkers, run_seed=0)
-            found.append(answers(name, checkpoint, suite, rows, world))
+            found.append(evaluate.answers(name, checkpoint, suite, rows, world))
         return found[0], found[1]
 
     yield answers

@@ -243,6 +243,14 @@ def test_groups_of_graded_scores_count_once_in_both_tests() -> None:
         assert rule.passed == (test == "sign_flip"), "20 groups are too few for a bootstrap"
 
 
+def test_too_few_that_differ_for_a_bootstrap_are_named() -> None:
+    groups = [f"passage {i % 20}" for i in range(300)]
+    decision = gate.decide(claim(metric="score", test="bootstrap"), graded(0.1, groups=groups), {})
+    assert decision.outcome == "unproven"
+    assert decision.reason.endswith("gain on dev has 20 groups that differ and a bootstrap needs 30")
+    assert gate.decide(claim(test="bootstrap"), pair(0, 9, 991, 0), {}).outcome == "rejected", "it got worse"
+
+
 def test_mcnemar_is_refused_where_questions_belong_together() -> None:
     with pytest.raises(RecipeError, match="counts every question as independent, but these carry groups"):
         gate.test_of(PrimaryConfig(test="mcnemar"), ["a", None])

@@ -158,6 +158,9 @@ def _short_of_gain(config: GateConfig, worse: Report, better: Report) -> str:
     """
     found = paired.gain(worse, better)
     have, need = units(worse.groups), _units_needed(config, worse, better)
+    differ = paired.differing(worse.scores, better.scores, worse.groups)
+    if test_of(config.primary, worse.groups) == "bootstrap" and differ < paired.FEWEST and found.value >= 0:
+        return f"{differ} {_unit(worse)} that differ and a bootstrap needs {paired.FEWEST}"
     if found.value < 0 or found.high < config.min_gain or have >= need:
         return ""
     return f"{have} {_unit(worse)} and needs {need}"

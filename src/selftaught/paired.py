@@ -111,6 +111,11 @@ def by_unit(before: Sequence[float], after: Sequence[float], groups: Groups) -> 
     return both[:, 0], both[:, 1]
 
 
+def differing(before: Sequence[float], after: Sequence[float], groups: Groups) -> int:
+    """Units whose summed difference is not 0."""
+    return int(np.count_nonzero(by_unit(before, after, groups)[0]))
+
+
 def sign_flip(before: Sequence[float], after: Sequence[float], groups: Groups, seed: int = 0) -> float:
     """One-sided p-value of the summed difference when each unit's sign is exchangeable under no change.
 
