@@ -16,6 +16,7 @@ MEDIAN_FUNCTION = 12
 LONGEST_FILE = 400
 BLIND = (
     "judge.py",
+    "replay.py",
     "setting.py",
     "people.py",
     "train.py",

@@ -15,8 +15,12 @@ from selftaught.types import Checkpoint, Example
 PARENT = Checkpoint("p", "model")
 
 
-def examples(count: int, length: int = 20) -> list[Example]:
-    return [Example((1,) * (length // 2), (i,) * (length - length // 2), "x") for i in range(count)]
+def examples(count: int, length: int = 20, source: str = "own") -> list[Example]:
+    return [Example((1,) * (length // 2), (i,) * (length - length // 2), "x", source=source) for i in range(count)]
+
+
+def mixed(own: int, **others: int) -> list[Example]:
+    return [*examples(own), *(e for source, count in others.items() for e in examples(count, source=source))]
 
 
 def config(**changes: object) -> TrainConfig:
@@ -28,7 +32,7 @@ def used(batches: list[list[int]]) -> Counter[int]:
 
 
 def test_every_example_stands_once_in_every_epoch() -> None:
-    batches = plan(examples(23), [], config(epochs=2), seed=1)
+    batches = plan(examples(23), config(epochs=2), seed=1)
     assert used(batches) == Counter(dict.fromkeys(range(23), 2))
     epoch = len(batches) // 2
     assert used(batches[:epoch]) == used(batches[epoch:])
@@ -37,31 +41,31 @@ def test_every_example_stands_once_in_every_epoch() -> None:
 
 def test_a_step_holds_no_more_than_its_tokens_unless_one_example_does() -> None:
     some = [*examples(9, 30), *examples(1, 250)]
-    for batch in plan(some, [], config(), seed=1):
+    for batch in plan(some, config(), seed=1):
         tokens = sum(len(some[i].prompt_ids) + len(some[i].completion_ids) for i in batch)
         assert tokens <= 100 or batch == [9], f"{tokens} tokens in {batch}"
 
 
 @pytest.mark.parametrize(("epochs", "share"), [(0.5, 0.5), (1.5, 1.5), (0.25, 0.25), (2.0, 2.0)])
 def test_epochs_may_be_fractions(epochs: float, share: float) -> None:
-    whole = len(plan(examples(100), [], config(), seed=1))
-    assert len(plan(examples(100), [], config(epochs=epochs), seed=1)) == round(share * whole)
+    whole = len(plan(examples(100), config(), seed=1))
+    assert len(plan(examples(100), config(epochs=epochs), seed=1)) == round(share * whole)
 
 
 def test_the_smallest_fraction_is_one_step() -> None:
-    assert len(plan(examples(3), [], config(epochs=0.01), seed=1)) == 1
+    assert len(plan(examples(3), config(epochs=0.01), seed=1)) == 1
 
 
 @pytest.mark.parametrize("steps", [1, 7, 40])
 def test_steps_are_exact(steps: int) -> None:
-    batches = plan(examples(12), examples(5), config(steps=steps, replay=0.3), seed=1)
+    batches = plan(mixed(12, replay=5), config(steps=steps, replay=0.3), seed=1)
     assert len(batches) == steps
     assert all(batches)
 
 
 @pytest.mark.parametrize(("share", "wanted"), [(0.25, 20), (0.5, 60), (0.8, 240)])
 def test_replay_takes_its_share_and_is_used_evenly(share: float, wanted: int) -> None:
-    counts = used(plan(examples(60), examples(30), config(replay=share), seed=1))
+    counts = used(plan(mixed(60, replay=30), config(replay=share), seed=1))
     replayed = {i: n for i, n in counts.items() if i >= 60}
     assert sum(replayed.values()) == wanted, f"{wanted} of {60 + wanted} are replay"
     assert max(replayed.values()) - min([*replayed.values(), *([0] if len(replayed) < 30 else [])]) <= 1
@@ -69,7 +73,7 @@ def test_replay_takes_its_share_and_is_used_evenly(share: float, wanted: int) ->
 
 
 def test_replay_alone_takes_the_place_of_the_examples() -> None:
-    counts = used(plan(examples(60), examples(30), config(replay=1), seed=1))
+    counts = used(plan(mixed(60, replay=30), config(replay=1), seed=1))
     assert sum(counts.values()) == 60, "as many as there are examples: the same tokens for the control"
     assert min(counts) == 60, "and no example among them"
 
@@ -77,29 +81,29 @@ def test_replay_alone_takes_the_place_of_the_examples() -> None:
 @pytest.mark.parametrize("changes", [{"replay": 1}, {"replay": 1, "steps": 5}, {"steps": 5}, {}])
 def test_nothing_to_learn_from_is_an_empty_plan(changes: dict[str, object]) -> None:
     made = examples(4) if "replay" in changes else []
-    assert plan(made, [], config(**changes), seed=1) == []
+    assert plan(made, config(**changes), seed=1) == []
 
 
 def test_without_replay_texts_the_examples_are_trained_on_alone() -> None:
-    assert used(plan(examples(10), [], config(replay=0.5), seed=1)) == Counter(range(10))
+    assert used(plan(examples(10), config(replay=0.5), seed=1)) == Counter(range(10))
 
 
 def test_the_plan_is_the_seeds_alone() -> None:
-    same = [plan(examples(50), examples(9), config(replay=0.2), seed=s) for s in (3, 3, 2**31 - 1)]
+    same = [plan(mixed(50, replay=9), config(replay=0.2), seed=s) for s in (3, 3, 2**31 - 1)]
     assert same[0] == same[1] != same[2]
 
 
 def test_a_job_is_the_whole_update_as_data() -> None:
-    own, replay = examples(40), examples(10)
-    job = make_job(PARENT, own, replay, config(replay=0.2, warmup=0.1), 7)
-    assert job.examples == (*own, *replay)
+    some = mixed(40, replay=10)
+    job = make_job(PARENT, some, config(replay=0.2, warmup=0.1), 7)
+    assert job.examples == tuple(some)
     assert max(map(max, job.batches)) < 50
     assert job.warmup_steps == round(0.1 * len(job.batches))
     assert (job.kind, job.lr, job.parent) == ("full", 1e-3, PARENT)
-    assert job == make_job(PARENT, own, replay, config(replay=0.2, warmup=0.1), 7)
+    assert job == make_job(PARENT, some, config(replay=0.2, warmup=0.1), 7)
 
 
 @pytest.mark.parametrize("unsettled", [{"lr": "auto"}, {"kind": "auto"}])
 def test_an_unsettled_recipe_is_refused(unsettled: dict[str, str]) -> None:
     with pytest.raises(RecipeError, match="still auto"):
-        make_job(PARENT, examples(1), [], config(**unsettled), 7)
+        make_job(PARENT, examples(1), config(**unsettled), 7)

@@ -125,7 +125,7 @@ def _time_training(recipe: Recipe, engine: Engine, parent: Checkpoint, rows: lis
     if not examples:
         return 0.0, 0.0
     config = recipe.train.model_copy(update={"epochs": 1.0, "steps": None, "replay": 0.0})
-    job = make_job(parent, examples, [], config, recipe.seed)
+    job = make_job(parent, examples, config, recipe.seed)
 
     def update() -> None:
         with tempfile.TemporaryDirectory() as folder, suppress(NonFiniteError):

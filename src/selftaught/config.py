@@ -73,6 +73,11 @@ class TrainConfig(Section):
     lora_rank: int = Field(default=16, ge=1)
     lora_alpha: int = Field(default=32, ge=1)
 
+    @property
+    def shares(self) -> dict[str, float]:
+        """Source of the examples that no method made -> their share of all examples."""
+        return {"replay": self.replay}
+
 
 class GuardConfig(Section):
     """Non-inferiority: the candidate may lose at most ``margin`` on this suite (of texts: nats per token)."""

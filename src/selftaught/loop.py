@@ -225,7 +225,7 @@ def _after(setting: Setting, begin: Beginning, done: Round) -> Beginning:
     proven = parent if done.decision.outcome == "proved" else begin.proven
     learned = units.get(f"{place}/reviewed", units[f"{place}/examples"])
     kept = read_rows(setting.store.folder / learned["place"] / "kept.parquet", Example)
-    own = tuple(e for e in kept if e.source != "replay") if setting.recipe.train.start == "base" else ()
+    own = tuple(e for e in kept if e.own) if setting.recipe.train.start == "base" else ()
     return replace(begin, parent=parent, proven=proven, pool=(*begin.pool, *own))
 
 

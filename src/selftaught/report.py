@@ -26,7 +26,7 @@ from selftaught.ledger import RunRecord, read_report, read_run
 from selftaught.panels import HOLDOUTS, axis, compare, panels
 from selftaught.rows import read_rows
 from selftaught.store import GENESIS, check_files, read_lines, write_file
-from selftaught.types import Example, Report, Task, Verdict
+from selftaught.types import MIXED_IN, Example, Report, Task, Verdict
 from selftaught.visible import spelled, written
 
 T = TypeVar("T")
@@ -159,7 +159,7 @@ def wrote(record: RunRecord, train: Tasks) -> dict[str, Any]:
     asked = {replace(t, form=form).id: t for t in train.values() for form in (t.form, *FORMS)}
     votes, refused = count_votes(record, asked), rejected(record)
     kept = columns(last_part(record, "examples", "kept.parquet"), "source", "task_id", "text")
-    chosen = spread([(task_id, text) for source, task_id, text in kept if source != "replay"])
+    chosen = spread([(task_id, text) for source, task_id, text in kept if source not in MIXED_IN])
     turns = in_turns(refused, lambda pair: pair[1].by)
     return {
         "counts": {k: counts[k] for k in sorted(counts, key=_count_place)}, "histogram": histogram(votes),

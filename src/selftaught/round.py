@@ -22,6 +22,7 @@ from selftaught.errors import NonFiniteError
 from selftaught.filters.base import Context
 from selftaught.judge import Judge
 from selftaught.methods.base import Group, Method
+from selftaught.replay import mixed_in
 from selftaught.rows import read_rows, write_rows
 from selftaught.setting import Setting
 from selftaught.store import folder_digest, write_file
@@ -33,7 +34,6 @@ from selftaught.types import (
     Labels,
     Question,
     Round,
-    Sampling,
     Task,
     Verdict,
     digest,
@@ -96,15 +96,15 @@ class Transaction:
         groups = self.bench.generate(proposed, self.method.sampling())
         self.setting.stage("curate")
         made = list(self.method.harvest(groups, self.bench))
-        replay = self._replay() if made else []
+        mixed = mixed_in(self.setting, self.bench) if made else []
         asked = {t.id: t for t, _ in groups}
         seen = signals(groups)
-        key = [self.recipe.digest, self.parent.digest, [e.id for e in made], [e.id for e in replay]]
+        key = [self.recipe.digest, self.parent.digest, [e.id for e in made], [e.id for e in mixed]]
         unit = self.store.unit(
             "examples",
             digest(key),
             f"{self.place}/examples",
-            lambda out: self._curate(out, made, replay, asked, seen),
+            lambda out: self._curate(out, [*made, *mixed], asked, seen),
         )
         self.counts = Counter(unit.facts["counts"])
         self.view.line(f"  {self.counts['made']} made: {self.counts['kept']} kept, {self.counts['rejected']} rejected")
@@ -112,35 +112,17 @@ class Transaction:
             raise Refused(f"the votes have collapsed: {why}")
         return self._review(read_rows(unit.folder / "kept.parquet", Example), groups)
 
-    def _replay(self) -> list[Example]:
-        """The base's own unprompted text: replay against forgetting (2505.13811), with no label in it."""
-        config = self.recipe.train
-        if not config.replay:
-            return []
-        sampling = Sampling(config.replay_samples, 1.0, max_tokens=config.replay_max_tokens)
-        task = Task((), checker=self.questions[0].checker, source="replay")
-        [(_, rollouts)] = self.bench.sample(self.setting.base, self.recipe.seed, [task], sampling)
-        whole = [r for r in rollouts if r.error is None and r.text.strip()]
-        self.counts["replay sampled"], self.counts["replay truncated"] = len(rollouts), len(rollouts) - len(whole)
-        return [Example(r.prompt_ids, r.completion_ids, r.text, source="replay", parents=(r.id,)) for r in whole]
-
     def _curate(
-        self,
-        out: Path,
-        made: Sequence[Example],
-        replay: Sequence[Example],
-        asked: Mapping[str, Task],
-        seen: Signals | None,
+        self, out: Path, examples: Sequence[Example], asked: Mapping[str, Task], seen: Signals | None
     ) -> Mapping[str, Any]:
-        result = curate((*made, *replay), Context(self.recipe.curate, self.setting.heldout, asked))
+        result = curate(examples, Context(self.recipe.curate, self.setting.heldout, asked))
         _write_examples(out, result.kept, result.rejected, result.verdicts)
-        own = sum(e.source != "replay" for e in result.kept)
         counts = {
             **self.counts,
-            "made": len(made) + len(replay),
+            "made": len(examples),
             "kept": len(result.kept),
-            "kept from rollouts": own,
-            "kept replay": len(result.kept) - own,
+            "kept from rollouts": sum(e.own for e in result.kept),
+            "kept replay": sum(e.source == "replay" for e in result.kept),
             "rejected": len(result.rejected),
         }
         if result.failed:
@@ -148,9 +130,9 @@ class Transaction:
         return {"counts": counts, "signals": seen.as_facts() if seen else None}
 
     def _teaches(self, examples: Sequence[Example]) -> bool:
-        """Whether there is anything to learn: replay alone is not, and with ``train.replay`` 1 it is all there is."""
-        replay = sum(e.source == "replay" for e in examples)
-        return len(examples) > replay and (replay > 0 or self.recipe.train.replay < 1)
+        """Whether there is anything to learn: not without the method's own, nor where a replay of 1 lacks its texts."""
+        replayed = any(e.source == "replay" for e in examples)
+        return any(e.own for e in examples) and (replayed or self.recipe.train.replay < 1)
 
     def _why_nothing(self) -> str:
         said = "; ".join(f"{v} {k}" for k, v in self.counts.items() if v)
@@ -161,7 +143,7 @@ class Transaction:
     def _review(self, examples: list[Example], groups: Sequence[Group]) -> list[Example]:
         """What people leave of the kept examples, where the recipe has them judge. Raises Waiting until they have."""
         config = self.recipe.review
-        own = {e.id: e for e in examples if e.source != "replay"}
+        own = {e.id: e for e in examples if e.own}
         if config.who == "none" or not own:
             return examples
         self.setting.stage("review", "people judge what would be learned")
@@ -224,10 +206,10 @@ class Transaction:
         config = self.recipe.train
         start = self.setting.base if config.start == "base" else self.parent
         pool = self.begin.pool if config.start == "base" else ()
-        own = list({e.id: e for e in (*pool, *examples) if e.source != "replay"}.values())
-        replay = [e for e in examples if e.source == "replay"]
-        job = make_job(start, own, replay, config, self.seed)
-        key = digest(self.parent.digest, self.recipe.digest, [e.id for e in (*own, *replay)])
+        own = {e.id: e for e in (*pool, *examples) if e.own}.values()
+        learned = [*own, *(e for e in examples if not e.own)]
+        job = make_job(start, learned, config, self.seed)
+        key = digest(self.parent.digest, self.recipe.digest, [e.id for e in learned])
         unit = self.store.unit("candidate", key, f"{self.place}/candidate", lambda out: self._tune(out, job))
         return ledger.checkpoint(unit.folder, unit.facts, self.setting.base, self.parent)
 

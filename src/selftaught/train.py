@@ -1,26 +1,24 @@
-"""One update: mix in replay, plan every step, hand the plan to the engine. Method-blind."""
+"""One update: mix the sorts of examples, plan every step, hand the plan to the engine. Method-blind."""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from selftaught.config import TrainConfig
 from selftaught.engines.base import TuneJob
 from selftaught.errors import RecipeError
-from selftaught.types import Checkpoint, Example, seed_for
+from selftaught.types import MIXED_IN, Checkpoint, Example, seed_for
 
 
-def make_job(
-    parent: Checkpoint, examples: Sequence[Example], replay: Sequence[Example], config: TrainConfig, seed: int
-) -> TuneJob:
+def make_job(parent: Checkpoint, examples: Sequence[Example], config: TrainConfig, seed: int) -> TuneJob:
     """The whole update as data: settings settled, every step's batch decided from the seed."""
     if config.lr == "auto" or config.kind == "auto":
         raise RecipeError("train.lr and train.kind are still auto.", hint="loop.prepare settles them; use that.")
-    batches = plan(examples, replay, config, seed)
+    batches = plan(examples, config, seed)
     return TuneJob(
         parent=parent,
-        examples=(*examples, *replay),
+        examples=tuple(examples),
         batches=batches,
         kind=config.kind,
         lr=config.lr,
@@ -34,18 +32,21 @@ def make_job(
     )
 
 
-def plan(examples: Sequence[Example], replay: Sequence[Example], config: TrainConfig, seed: int) -> list[list[int]]:
-    """Batches of indices into ``examples + replay``: about ``batch_tokens`` tokens each, for ``steps`` or ``epochs``.
+def plan(examples: Sequence[Example], config: TrainConfig, seed: int) -> list[list[int]]:
+    """Batches of indices into ``examples``: about ``batch_tokens`` tokens each, for ``steps`` or ``epochs``.
 
-    Each epoch holds every example once and replay up to its share; with ``replay`` 1 it holds replay alone, as many as
-    there are examples. Empty when there is nothing to learn from.
+    Each epoch holds every example of the method's once and as many of the others (``MIXED_IN``) as make their share of
+    the whole; with ``replay`` 1 it holds replay alone, as many as there are of the method's. Empty when there is
+    nothing to learn from.
     """
-    lengths = [len(e.prompt_ids) + len(e.completion_ids) for e in (*examples, *replay)]
+    lengths = [len(e.prompt_ids) + len(e.completion_ids) for e in examples]
+    own = [i for i, e in enumerate(examples) if e.own]
+    mixed = {sort: [i for i, e in enumerate(examples) if e.source == sort] for sort in MIXED_IN}
     rng = random.Random(seed_for(seed, "plan"))
     done: list[list[int]] = []
     left = config.epochs
     while (len(done) < config.steps) if config.steps else left > 0:
-        batches = list(_batches(_epoch(len(examples), len(replay), config.replay, rng), lengths, config.batch_tokens))
+        batches = list(_batches(_epoch(own, mixed, config.shares, rng), lengths, config.batch_tokens))
         if not batches:
             break
         done += batches[: max(1, round(left * len(batches)))] if left < 1 and not config.steps else batches
@@ -53,15 +54,26 @@ def plan(examples: Sequence[Example], replay: Sequence[Example], config: TrainCo
     return done[: config.steps]
 
 
-def _epoch(examples: int, replay: int, share: float, rng: random.Random) -> list[int]:
-    own = list(range(examples)) if share < 1 else []
-    wanted = round(examples * share / (1 - share)) if share < 1 else examples
-    pool: list[int] = []
-    while replay and len(pool) < wanted:
-        pool += rng.sample(range(examples, examples + replay), replay)
-    mixed = own + pool[:wanted]
-    rng.shuffle(mixed)
-    return mixed
+def _epoch(
+    own: Sequence[int], mixed: Mapping[str, Sequence[int]], shares: Mapping[str, float], rng: random.Random
+) -> list[int]:
+    if shares["replay"] == 1:
+        epoch = _drawn(mixed["replay"], len(own), rng)
+    else:
+        epoch = list(own)
+        left = 1 - sum(shares[sort] for sort, some in mixed.items() if some)
+        for sort, some in mixed.items():
+            epoch += _drawn(some, round(len(own) * shares[sort] / left), rng)
+    rng.shuffle(epoch)
+    return epoch
+
+
+def _drawn(some: Sequence[int], count: int, rng: random.Random) -> list[int]:
+    """``count`` of them at random, each as often as any other or once more; none where there are none."""
+    drawn: list[int] = []
+    while some and len(drawn) < count:
+        drawn += rng.sample(some, len(some))
+    return drawn[:count]
 
 
 def _batches(order: Sequence[int], lengths: Sequence[int], tokens: int) -> Iterator[list[int]]:

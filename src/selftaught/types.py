@@ -44,6 +44,9 @@ Outcome = Literal[
 ]
 
 
+MIXED_IN = ("replay",)  # sources of examples that no method made: see replay.py
+
+
 def canonical(value: Any) -> bytes:
     """Canonical JSON: sorted keys, no spaces, UTF-8. NaN is refused."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
@@ -133,8 +136,13 @@ class Example:
     rejected_ids: tuple[int, ...] = ()
     loss: str = "nll"
     weight: float = 1.0
-    source: str = ""  # "self_consistency", "replay", ...
+    source: str = ""  # the method that made it, or one of MIXED_IN
     parents: tuple[str, ...] = ()
+
+    @property
+    def own(self) -> bool:
+        """Whether the run's method made it."""
+        return self.source not in MIXED_IN
 
     @cached_property
     def id(self) -> str:
