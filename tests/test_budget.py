@@ -54,6 +54,11 @@ def test_replay_epochs_and_steps_are_counted() -> None:
     assert fixed == pytest.approx((24 - 4) / 32), "40 steps of 1,000 tokens take 4 s, whatever the questions"
     alone = shares(timed(minutes_of(40), "train.replay=1", "train.replay_samples=100"), WHOLE, PACE, MOST)[0]
     assert alone == pytest.approx((24 - 1) / 48), "replay alone trains as much as the examples would"
+    real = timed(minutes_of(40), "train.real=a.txt", "train.real_share=0.5")
+    found = shares(real, WHOLE, replace(PACE, real=150.0), MOST)[0]
+    assert found == pytest.approx(24 / (400 * (0.08 + 0.04 + 0.12))), (
+        "for each example a real text, three times as long"
+    )
     assert plain > sampled
 
 

@@ -112,5 +112,5 @@ def test_a_file_that_is_no_text_is_refused_before_the_run(
 
 def test_texts_come_once_each_and_as_many_as_asked(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text('{"text": "x y"}\n\n{"text": "x y"}\n{"text": "z"}\n')
-    assert [t.question for t in read_texts(str(tmp_path / "a.jsonl"), 9)] == ["x y", "z"]
-    assert len(read_texts(str(tmp_path / "a.jsonl"), 1)) == 1 and read_texts(None, 9) == ()
+    assert [t.question for t in read_texts(str(tmp_path / "a.jsonl"), "gate.text", 9)] == ["x y", "z"]
+    assert len(read_texts(str(tmp_path / "a.jsonl"), "gate.text", 1)) == 1 and read_texts(None, "gate.text", 9) == ()

@@ -10,9 +10,10 @@ import pytest
 from selftaught.config import TrainConfig
 from selftaught.errors import RecipeError
 from selftaught.train import make_job, plan
-from selftaught.types import Checkpoint, Example
+from selftaught.types import Checkpoint, Example, digest
 
 PARENT = Checkpoint("p", "model")
+SOURCES = ("own", "replay", "real")
 
 
 def examples(count: int, length: int = 20, source: str = "own") -> list[Example]:
@@ -70,6 +71,35 @@ def test_replay_takes_its_share_and_is_used_evenly(share: float, wanted: int) ->
     assert sum(replayed.values()) == wanted, f"{wanted} of {60 + wanted} are replay"
     assert max(replayed.values()) - min([*replayed.values(), *([0] if len(replayed) < 30 else [])]) <= 1
     assert all(counts[i] == 1 for i in range(60))
+
+
+@pytest.mark.parametrize(("replay", "real", "counts"), [
+    (0.25, 0.25, (60, 30, 30)), (0.0, 0.1, (60, 0, 7)), (0.2, 0.3, (60, 24, 36)), (0.5, 0.4, (60, 300, 240)),
+])  # fmt: skip
+def test_two_sorts_take_their_shares_of_the_whole(replay: float, real: float, counts: tuple[int, int, int]) -> None:
+    some, settings = mixed(60, replay=30, real=20), config(replay=replay, real="a.txt", real_share=real, epochs=2)
+    epochs = used(plan(some, settings, seed=1))
+    found = Counter({source: sum(n for i, n in epochs.items() if some[i].source == source) for source in SOURCES})
+    assert tuple(found[source] for source in SOURCES) == tuple(2 * n for n in counts)
+    assert found["real"] == pytest.approx(real * found.total(), abs=1)
+    real_counts = [epochs[i] for i in range(90, 110)]
+    assert max(real_counts) - min(real_counts) <= 2, "evenly: at most one draw apart in either epoch"
+
+
+@pytest.mark.parametrize(("there", "replayed", "real"), [({"real": 20}, 0, 15), ({"replay": 30}, 20, 0), ({}, 0, 0)])
+def test_the_share_of_a_sort_of_which_there_is_nothing_goes_to_the_others(
+    there: dict[str, int], replayed: int, real: int
+) -> None:
+    some = mixed(60, **there)
+    counts = used(plan(some, config(replay=0.25, real="a.txt", real_share=0.2), seed=1))
+    by_source = Counter(some[i].source for i in counts.elements())
+    assert (by_source["own"], by_source["replay"], by_source["real"]) == (60, replayed, real)
+
+
+def test_without_real_text_a_plan_is_what_it_always_was() -> None:
+    """Committed records go on with the same batches."""
+    batches = plan(mixed(50, replay=9), config(replay=0.3, epochs=1.5), seed=7)
+    assert digest(batches).startswith("9357e01f00656129")
 
 
 def test_replay_alone_takes_the_place_of_the_examples() -> None:

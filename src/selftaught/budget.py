@@ -32,24 +32,29 @@ SMALLEST_SHARE = 0.001
 
 @dataclass(frozen=True)
 class Pace:
-    """Seconds on this machine: to start, per sample, per judged answer, per trained token; and tokens per example."""
+    """Seconds on this machine: to start, per sample, per judged answer, per trained token; and tokens per example.
+
+    ``real`` is the tokens of an example of real text, where the recipe has some.
+    """
 
     start: float
     sample: float
     answer: float
     token: float
     length: float
+    real: float = 0.0
 
 
-def fit(recipe: Recipe, engine: Engine, tasks: TaskSet) -> tuple[Recipe, tuple[str, ...]]:
+def fit(recipe: Recipe, engine: Engine, tasks: TaskSet, real: float = 0.0) -> tuple[Recipe, tuple[str, ...]]:
     """The recipe with ``budget.train_share`` and ``budget.holdout_share`` set, and what was decided in words.
 
+    ``real`` is the tokens of a piece of the recipe's real text, on average.
     Raises RecipeError when not even a small run fits.
     """
     if recipe.budget.minutes is None or not tasks.train:
         return recipe, ()
     most = load.make("methods", recipe.method).most()
-    train, holdout = shares(recipe, tasks, measure(recipe, engine, tasks), most)
+    train, holdout = shares(recipe, tasks, replace(measure(recipe, engine, tasks), real=real), most)
     budget = recipe.budget.model_copy(
         update={
             "train_share": _share(recipe.budget.train_share * train),
@@ -96,8 +101,9 @@ def _learning(recipe: Recipe, pace: Pace, samples: int, examples: int) -> tuple[
     fixed = train.replay_samples * pace.sample if train.replay else 0.0
     if train.steps:
         return fixed + train.steps * train.batch_tokens * pace.token, samples * pace.sample
-    mixed = 1 / (1 - train.replay) if train.replay < 1 else 1.0
-    return fixed, samples * pace.sample + examples * mixed * train.epochs * pace.length * pace.token
+    real, own = train.shares["real"], 1 - sum(train.shares.values())
+    length = (real * pace.real + (1 - real) * pace.length) / own if own else pace.length  # replay alone takes as much
+    return fixed, samples * pace.sample + examples * train.epochs * length * pace.token
 
 
 def measure(recipe: Recipe, engine: Engine, tasks: TaskSet) -> Pace:

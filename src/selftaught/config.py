@@ -20,6 +20,7 @@ from selftaught.errors import RecipeError
 from selftaught.types import digest
 
 ENGINE = "torch_engine"  # where a recipe names none
+REAL_SHARE = 0.1  # of real text, where a recipe names some: Shumailov et al. 2024 (docs/RECIPES.md)
 
 
 class Section(BaseModel):
@@ -70,13 +71,24 @@ class TrainConfig(Section):
     replay: float = Field(default=0.0, ge=0, le=1)  # share of the examples that are the base's own unprompted text
     replay_samples: int = Field(default=2000, ge=1)  # how many such texts are sampled
     replay_max_tokens: int = Field(default=128, ge=1)
+    real: str | None = None  # a file of real text that is learned from in every update; read as gate.text is
+    real_share: float = Field(default=REAL_SHARE, gt=0, lt=1)  # share of the examples that are such text
     lora_rank: int = Field(default=16, ge=1)
     lora_alpha: int = Field(default=32, ge=1)
 
     @property
     def shares(self) -> dict[str, float]:
-        """Source of the examples that no method made -> their share of all examples."""
-        return {"replay": self.replay}
+        """Source of the examples that no method made -> their share of all; replay of 1 leaves no room for others."""
+        return {"replay": self.replay, "real": self.real_share if self.real is not None and self.replay < 1 else 0.0}
+
+    @model_validator(mode="after")
+    def _shares_fit(self) -> TrainConfig:
+        if self.real is None and self.real_share != REAL_SHARE:
+            raise ValueError("real_share is a share of the text in a file, and there is none: set real too")
+        if self.replay < 1 and sum(self.shares.values()) > 1 - 1e-6:
+            raise ValueError(f"replay {self.replay:g} and real_share {self.real_share:g} leave no room for what the "
+                             "method makes: together they must be below 1")  # fmt: skip
+        return self
 
 
 class GuardConfig(Section):

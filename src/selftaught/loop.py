@@ -12,7 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from selftaught import budget, ledger, load, paired, power
+from selftaught import budget, ledger, load, paired, power, replay
 from selftaught.collapse import Signals
 from selftaught.config import GateConfig, Recipe, to_yaml
 from selftaught.curate import make_filters
@@ -75,10 +75,11 @@ def plan(recipe: Recipe, engine: Engine | None = None) -> Plan:
     try:
         settled, notes = settle(recipe, engine)
         whole = load_whole(settled)
-        read_texts(settled.gate.text, settled.gate.text_items)
+        read_texts(settled.gate.text, "gate.text", settled.gate.text_items)
         check_claim(settled.gate, whole)
+        length, mixed = replay.planned(settled, engine.tokens(engine.open(settled.model)))
         margins = {f"guard {name}": margin for name, margin in guard_margins(settled.gate, whole).items()}
-        fitted, more = budget.fit(settled, engine, budget.trim(whole, settled))
+        fitted, more = budget.fit(settled, engine, budget.trim(whole, settled), length)
     finally:
         engine.close()
     tasks = budget.trim(whole, fitted)
@@ -88,7 +89,8 @@ def plan(recipe: Recipe, engine: Engine | None = None) -> Plan:
         provable["vault"] = None
     looked = (f"{spent} of {fitted.gate.looks} looks at this vault are spent",) if spent else ()
     needed = power.needed(fitted.gate, margins)
-    return Plan(fitted, sizes(tasks), provable, needed, (*notes, *more, *tasks.notes, *looked, *_unknown(fitted.gate)))
+    said = (*notes, *mixed, *more, *tasks.notes, *looked, *_unknown(fitted.gate))
+    return Plan(fitted, sizes(tasks), provable, needed, said)
 
 
 def _provable(config: GateConfig, tasks: TaskSet) -> dict[str, float | None]:

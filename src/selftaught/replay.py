@@ -1,14 +1,32 @@
-"""Text that no method made, mixed into every update against forgetting: what the base writes unprompted."""
+"""Text that no method made, mixed into every update against forgetting.
+
+*replay*: what the base writes unprompted (Bansal and Sanghavi 2025, arXiv 2505.13811), with no label in it.
+*real*: texts of the file ``train.real``. They are mixed into the update of every round, whatever came before, because
+models that learn from models get worse where what those wrote takes the place of real data, and do not where it is
+added to it (Gerstgrasser et al. 2024, arXiv 2404.01413).
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from selftaught.bench import RunBench
+from selftaught.config import Recipe
+from selftaught.engines.base import Tokens
 from selftaught.setting import Setting
+from selftaught.texts import opening, read_texts
 from selftaught.types import Example, Sampling, Task
 
 
-def mixed_in(setting: Setting, bench: RunBench) -> list[Example]:
-    """The base's own unprompted text: replay against forgetting (2505.13811), with no label in it."""
+def mixed(made: Sequence[Example], setting: Setting, bench: RunBench) -> list[Example]:
+    """What the method made, and both sorts of text; where it made nothing, nothing is mixed.
+
+    Real text stands first: of two duplicates the first is kept, and what a model wrote never takes a real text's place.
+    """
+    return [*_real(setting, bench), *made, *_unprompted(setting, bench)] if made else []
+
+
+def _unprompted(setting: Setting, bench: RunBench) -> list[Example]:
     config = setting.recipe.train
     if not config.replay:
         return []
@@ -19,3 +37,44 @@ def mixed_in(setting: Setting, bench: RunBench) -> list[Example]:
     bench.note("replay sampled", len(rollouts))
     bench.note("replay truncated", len(rollouts) - len(whole))
     return [Example(r.prompt_ids, r.completion_ids, r.text, source="replay", parents=(r.id,)) for r in whole]
+
+
+def _real(setting: Setting, bench: RunBench) -> list[Example]:
+    if not setting.recipe.train.shares["real"]:
+        return []
+    found = in_pieces(setting.train_text, setting.tokens, setting.recipe)
+    bench.note("real texts", len(setting.train_text))
+    bench.note("real pieces", len(found))
+    return found
+
+
+def in_pieces(texts: Sequence[Task], tokens: Tokens, recipe: Recipe) -> list[Example]:
+    """Every text as one example or more, in order."""
+    return [piece for text in texts for piece in _pieces(text, tokens, recipe.curate.max_tokens)]
+
+
+def _pieces(text: Task, tokens: Tokens, most: int) -> list[Example]:
+    """A text as examples of like lengths that fit the context and ``most`` tokens, the end token after the last.
+
+    Each begins as unprompted text does. ``task_id`` names the text, so that filters hold texts against each other and
+    not the pieces of one.
+    """
+    prompt, ids = opening(tokens), tokens.encode_completion(text.question)
+    room = max(1, min(tokens.context, most) - len(prompt))
+    count = max(1, -(-len(ids) // room))  # of a text without a token too: a filter says that it is empty
+    parts = [ids[len(ids) * i // count : len(ids) * (i + 1) // count] for i in range(count)]
+    said = [text.question] if count == 1 else map(tokens.decode, parts)
+    return [Example(prompt, part, words, text.id, source="real") for part, words in zip(parts, said, strict=True)]
+
+
+def planned(recipe: Recipe, tokens: Tokens) -> tuple[float, tuple[str, ...]]:
+    """(tokens of a piece of real text on average, what there is of it in words). Raises DataError: see read_texts."""
+    texts = read_texts(recipe.train.real, "train.real")
+    if not texts:
+        return 0.0, ()
+    pieces, share = in_pieces(texts, tokens, recipe), recipe.train.shares["real"]
+    length = sum(len(p.prompt_ids) + len(p.completion_ids) for p in pieces) / len(pieces)
+    said = f"train.real: {len(texts):,} texts in {len(pieces):,} pieces of {length:,.0f} tokens on average"
+    used = f"{share:.0%} of the examples" if share else "left out, as train.replay is 1"
+    begin = () if opening(tokens) else ("train.real: this model has no token to begin with: texts start without one",)
+    return length, (f"{said}; {used}", *begin)

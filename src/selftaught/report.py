@@ -41,7 +41,7 @@ ENDS = {
     "paused": "paused",
     "broken": "broke with an error",
 }
-COUNTS = ("sampled", "samples", "answered", "questions", "made", "kept", "rejected", "replay")  # first words, in order
+COUNTS = ("sampled", "samples", "answered", "questions", "made", "kept", "rejected", "replay", "real")  # first words
 
 
 def write_report(folder: Path) -> Path:

@@ -22,7 +22,7 @@ from selftaught.errors import NonFiniteError
 from selftaught.filters.base import Context
 from selftaught.judge import Judge
 from selftaught.methods.base import Group, Method
-from selftaught.replay import mixed_in
+from selftaught.replay import mixed
 from selftaught.rows import read_rows, write_rows
 from selftaught.setting import Setting
 from selftaught.store import folder_digest, write_file
@@ -96,15 +96,15 @@ class Transaction:
         groups = self.bench.generate(proposed, self.method.sampling())
         self.setting.stage("curate")
         made = list(self.method.harvest(groups, self.bench))
-        mixed = mixed_in(self.setting, self.bench) if made else []
+        examples = mixed(made, self.setting, self.bench)
         asked = {t.id: t for t, _ in groups}
         seen = signals(groups)
-        key = [self.recipe.digest, self.parent.digest, [e.id for e in made], [e.id for e in mixed]]
+        own, others = ([e.id for e in examples if e.own is ours] for ours in (True, False))
         unit = self.store.unit(
             "examples",
-            digest(key),
+            digest([self.recipe.digest, self.parent.digest, own, others]),
             f"{self.place}/examples",
-            lambda out: self._curate(out, [*made, *mixed], asked, seen),
+            lambda out: self._curate(out, examples, asked, seen),
         )
         self.counts = Counter(unit.facts["counts"])
         self.view.line(f"  {self.counts['made']} made: {self.counts['kept']} kept, {self.counts['rejected']} rejected")
@@ -117,14 +117,17 @@ class Transaction:
     ) -> Mapping[str, Any]:
         result = curate(examples, Context(self.recipe.curate, self.setting.heldout, asked))
         _write_examples(out, result.kept, result.rejected, result.verdicts)
+        kept = Counter("rollouts" if e.own else e.source for e in result.kept)
         counts = {
             **self.counts,
             "made": len(examples),
             "kept": len(result.kept),
-            "kept from rollouts": sum(e.own for e in result.kept),
-            "kept replay": sum(e.source == "replay" for e in result.kept),
+            "kept from rollouts": kept["rollouts"],
+            "kept replay": kept["replay"],
             "rejected": len(result.rejected),
         }
+        if "real pieces" in counts:
+            counts["kept real"] = kept["real"]
         if result.failed:
             counts["rejected because a filter failed"] = result.failed
         return {"counts": counts, "signals": seen.as_facts() if seen else None}

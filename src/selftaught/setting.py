@@ -40,7 +40,8 @@ class Setting:
     tokens: Tokens
     margins: Mapping[str, float]  # guard suite -> the loss that has to be ruled out
     text_margins: Mapping[str, float]  # the same for texts, in nats per token
-    real_text: Texts  # of the recipe's file, held out from what is learned
+    real_text: Texts  # of gate.text, held out from what is learned
+    train_text: Texts  # of train.real, learned from in every round
     view: View
     stop: StopToken
 
@@ -70,7 +71,8 @@ def prepare(store: Store, recipe: Recipe, engine: Engine, whole: TaskSet, view: 
     if recipe.train.replay:
         tokens.encode("")  # a model that cannot write unprompted says so now, not after sampling
     _check_registry(store, recipe, tasks)
-    real = read_texts(recipe.gate.text, recipe.gate.text_items)
+    held = read_texts(recipe.gate.text, "gate.text", recipe.gate.text_items)
+    real = read_texts(recipe.train.real, "train.real")
     facts: dict[str, Any] = {
         "recipe": recipe.digest,
         "recipe.yaml": file_digest(store.folder / "recipe.yaml"),
@@ -81,8 +83,10 @@ def prepare(store: Store, recipe: Recipe, engine: Engine, whole: TaskSet, view: 
         "questions": contents(tasks),
         "checkers": {c.name: c.digest for c in tasks.checkers.values() if c.digest},
     }
+    if held:
+        facts["text"] = digest([t.id for t in held])
     if real:
-        facts["text"] = digest([t.id for t in real])
+        facts["real text"] = digest([t.id for t in real])
     _check_beginning(store, facts)
     store.unit("tasks", facts, "tasks", lambda out: _write_tasks(out, tasks, facts))
     environment = {
@@ -95,7 +99,7 @@ def prepare(store: Store, recipe: Recipe, engine: Engine, whole: TaskSet, view: 
     write_file(store.folder / "environment.json", canonical(environment) + b"\n")
     method = load.make("methods", recipe.method)
     texts = text_margins(recipe.gate)
-    return Setting(store, recipe, engine, whole, tasks, method, base, tokens, margins, texts, real, view, stop)
+    return Setting(store, recipe, engine, whole, tasks, method, base, tokens, margins, texts, held, real, view, stop)
 
 
 def _check_beginning(store: Store, facts: Mapping[str, Any]) -> None:

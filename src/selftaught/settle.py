@@ -28,7 +28,7 @@ def settle(recipe: Recipe, engine: Engine) -> tuple[Recipe, tuple[str, ...]]:
         train = train.model_copy(update={"lr": AUTO_LR})
         notes.append(f"train.lr: {AUTO_LR:g}")
     settled = {
-        "train": train,
+        "train": train.model_copy(update={"real": train.real and _absolute(train.real)}),
         "engine": _chosen(recipe.engine, facts),
         "model": _absolute(recipe.model),
         "tasks": _with_absolute_paths(recipe.tasks),

@@ -23,7 +23,7 @@ from selftaught.visible import printable
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
-COUNT_ORDER = ("questions", "samples", "replay", "made", "kept", "rejected")  # first words, in the loop's order
+COUNT_ORDER = ("questions", "samples", "replay", "real", "made", "kept", "rejected")  # first words, in the loop's order
 HOLDOUTS = ("dev", "vault")
 LONGEST = 240  # characters of a model's text in a summary; `selftaught ask` shows all of it
 

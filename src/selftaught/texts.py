@@ -1,4 +1,4 @@
-"""Texts whose likelihood guards a round: what any model can be held to, with no question and no label.
+"""Texts of a file; and those whose likelihood guards a round: what any model is held to, with no question or label.
 
 *replay*: the base's own unprompted text, which says what it knew when the run began (its loss on the candidate is, up
 to the base's own entropy, the divergence of the two). *text*: real text from a file of the user's; where there is none,
@@ -22,36 +22,37 @@ Texts = tuple[Task, ...]  # each with its text as the only message, form "docume
 Sequences = list[tuple[Task, tuple[int, ...]]]
 
 
-def read_texts(path: str | None, most: int) -> Texts:
+def read_texts(path: str | None, key: str, most: int | None = None) -> Texts:
     """The first ``most`` texts of a file: JSON lines with "text", or plain text with blank lines between texts.
 
-    Raises DataError naming the line that is neither.
+    ``key`` is what names the file in a recipe. Raises DataError naming it, and the line that is neither.
     """
-    if path is None or not most:
+    if path is None or most == 0:
         return ()
     file = Path(path)
     try:
         content = file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"gate.text: {file} cannot be read: {error}.", hint="Give a .txt or .jsonl file.") from error
+        raise DataError(f"{key}: {file} cannot be read: {error}.", hint="Give a .txt or .jsonl file.") from error
     if file.suffix == ".jsonl":
-        found = [_text(file, number, line) for number, line in enumerate(content.splitlines(), start=1) if line.strip()]
+        lines = enumerate(content.splitlines(), start=1)
+        found = [_text(f"{key}: {file}, line {number}", line) for number, line in lines if line.strip()]
     else:
         found = [" ".join(part.split()) for part in content.split("\n\n") if part.strip()]
     if not found:
-        raise DataError(f"gate.text: {file} holds no text.", hint="Leave gate.text out, or put some text there.")
+        raise DataError(f"{key}: {file} holds no text.", hint=f"Leave {key} out, or put some text there.")
     texts = dict.fromkeys(found)
     return tuple(Task(({"role": "user", "content": text},), split="text", form="document") for text in texts)[:most]
 
 
-def _text(file: Path, number: int, line: str) -> str:
+def _text(where: str, line: str) -> str:
     try:
         text: Any = json.loads(line)["text"]
         if isinstance(text, str) and text.strip():
             return text
     except (ValueError, KeyError, TypeError, RecursionError):
         pass
-    raise DataError(f"{file}, line {number}: no text.", hint='A line is {"text": "..."}; or give a .txt file.')
+    raise DataError(f"{where}: no text.", hint='A line is {"text": "..."}; or give a .txt file.')
 
 
 def as_sequences(texts: Sequence[Task], tokens: Tokens) -> Sequences:
@@ -73,9 +74,14 @@ def replay_as_sequences(rows: Sequence[Rollout]) -> Sequences:
     return [(t, r.prompt_ids + r.completion_ids) for t, r in zip(tasks, whole.values(), strict=True)]
 
 
+def opening(tokens: Tokens) -> tuple[int, ...]:
+    """What text that nobody asked for begins with: the begin token, else the end token; () where there is neither."""
+    try:
+        return tokens.encode("")
+    except ModelError:
+        return ()
+
+
 def can_write_unprompted(tokens: Tokens) -> bool:
     """Whether there is a token to begin with."""
-    try:
-        return bool(tokens.encode(""))
-    except ModelError:
-        return False
+    return bool(opening(tokens))

@@ -44,7 +44,7 @@ Outcome = Literal[
 ]
 
 
-MIXED_IN = ("replay",)  # sources of examples that no method made: see replay.py
+MIXED_IN = ("replay", "real")  # sources of examples that no method made: see replay.py
 
 
 def canonical(value: Any) -> bytes:

@@ -1,7 +1,7 @@
 """Reject what repeats, or nearly repeats, an example of another question that was kept before.
 
-Paths of one question are never compared with each other: that they agree is what self-consistency learns from. Text
-that nobody asked for (replay) counts as one question.
+Paths of one question are never compared with each other: that they agree is what self-consistency learns from. Of text
+that nobody asked for, all that the base wrote (replay) counts as one question, and each real text as one of its own.
 
 *Exact*: the same words and signs, in prompt and completion. *Near*: the sets of word 5-grams of question and completion
 have a Jaccard similarity of at least ``curate.duplicate_jaccard``. Candidates come from MinHash with 14 bands of 8 rows
