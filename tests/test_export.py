@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -72,3 +73,17 @@ def test_the_examples_are_given_away_with_their_card(tmp_path: Path) -> None:
     assert "It is synthetic" in card and record.chain[-1]["hash"] in card and "config_name: kept" in card
     with pytest.raises(RunError, match="is there already"):
         selftaught.export_data(folder, out)
+
+
+@pytest.mark.parametrize("write", [selftaught.export_model, selftaught.export_data])
+def test_a_card_says_that_real_text_stands_beside_the_models_own(
+    tmp_path: Path, write: Callable[[Path, Path], Path]
+) -> None:
+    (tmp_path / "real.txt").write_text("somebody wrote this\n\nand somebody else wrote that\n")
+    record = run_of(tmp_path / "one" / "run", f"train.real={tmp_path / 'real.txt'}")
+    card = (write(record.path, tmp_path / "out") / "README.md").read_text()
+    digest = record.facts("tasks")["real text"]
+    said = "**Real text stands beside it**: 2 pieces (source `real`) of the 2 texts of `train.real`, digest"
+    assert f"{said} `{digest}`." in " ".join(card.split())
+    without = run_of(tmp_path / "two" / "run")
+    assert "Real text" not in (write(without.path, tmp_path / "without") / "README.md").read_text()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 from selftaught.config import to_yaml
@@ -23,7 +24,7 @@ library_name: {library}
 # {name}
 
 {kind} of `{model}`, trained on text that this model wrote itself by the method `{method}`, and judged on held-out
-questions. Outcome: **{outcome}** ({reason}).
+questions.{real} Outcome: **{outcome}** ({reason}).
 
 {warning}
 | rule | before | after | passed | how |
@@ -116,7 +117,7 @@ configs:
 # Examples of {name}
 
 Text that the model `{model}` wrote itself, by the method `{method}`. **It is synthetic**: whatever it says was checked
-by filters, not by people, unless a verdict says otherwise. The round they come from: **{outcome}**.
+by filters, not by people, unless a verdict says otherwise.{real} The round they come from: **{outcome}**.
 
 {counts}
 
@@ -142,6 +143,7 @@ def data_card(record: RunRecord) -> str:
         model=record.recipe.model,
         method=record.recipe.method.name,
         outcome=done.decision.outcome if done else record.outcome,
+        real=_real(record, counts),
         counts="\n".join(f"- {name}: {count:,}" for name, count in counts.items()),
         parent=done.parent if done else record.facts("tasks").get("model"),
         labels=_labels(record.labels),
@@ -163,6 +165,7 @@ def card(record: RunRecord) -> str:
         model=record.recipe.model,
         method=done.method,
         outcome=record.outcome,
+        real=_real(record, done.counts),
         reason=done.decision.reason,
         warning=NOT_PROVED.get(record.outcome, ""),
         rules="\n".join(_row(rule) for rule in done.decision.rules),
@@ -183,6 +186,14 @@ def _row(rule: Rule) -> str:
         "" if v is None else f"{100 * v:.1f} %" if share else f"{v:.3f} {rule.unit}" for v in (rule.before, rule.after)
     )
     return "| " + " | ".join((rule.name, *shares, "yes" if rule.passed else "no", rule.detail)) + " |"
+
+
+def _real(record: RunRecord, counts: Mapping[str, int]) -> str:
+    """What is not the model's own: real text of a file, which is somebody's."""
+    if not counts.get("kept real"):
+        return ""
+    some = f"{counts['kept real']:,} pieces (source `real`) of the {counts['real texts']:,} texts of `train.real`"
+    return f" **Real text stands beside it**: {some}, digest `{record.facts('tasks')['real text']}`."
 
 
 def _labels(labels: Labels) -> str:
