@@ -23,7 +23,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (  # lowest first; a module may import wha
     ("ledger", "power", "view", *(f"{family}.base" for family in FAMILIES)),
     ("gate",),
     ("MEMBER",),  # every other module of a family folder
-    ("load",),
+    ("load", "stopping"),
     ("settle", "rollout", "trial", "curate", "train", "evaluate", "collapse", "people"),
     ("bench", "budget"),
     ("texts", "measure"),

@@ -266,7 +266,7 @@ def test_a_run_stopped_again_and_again_ends_as_an_undisturbed_one(tmp_path: Path
     whole = run_of(tmp_path / "a" / "run")
     folder = small.prepared(tmp_path / "b" / "run")
     lengths = []
-    for calls in (0, 20, 40, 3, 100, 130, 130, 60, 130, 130):
+    for calls in (1, 20, 50, 3, 110, 260, 260, 60, 260, 260):
         try:
             loop.run(folder, stop=small.after(calls))
         except Stopped:

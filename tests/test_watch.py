@@ -71,7 +71,8 @@ def test_a_watch_that_was_stopped_goes_on_with_its_run(tmp_path: Path, inbox: Pa
 def test_it_waits_until_a_file_has_come_whole_and_stops_when_asked(tmp_path: Path, inbox: Path) -> None:
     arrive(tmp_path, "a.jsonl", 11)
     with pytest.raises(Stopped):
-        selftaught.watch(inbox, recipe(tmp_path, "watch.seconds=0.3"), runs=tmp_path / "runs", stop=small.after(3))
+        selftaught.watch(inbox, recipe(tmp_path, "watch.seconds=0.3"), runs=tmp_path / "runs",
+                         stop=(inbox / ".watched.jsonl").exists)  # fmt: skip
     assert read_lines(inbox / ".watched.jsonl")[0]["run"] == "small-watch-1", "the second glance took it"
 
 

@@ -38,7 +38,6 @@ from selftaught.errors import (
 )
 from selftaught.ledger import RunRecord, find_run, is_locked, list_runs, read_run
 from selftaught.mishaps import save_traceback
-from selftaught.store import write_file
 from selftaught.view import Silent, View
 
 if TYPE_CHECKING:
@@ -90,14 +89,16 @@ def run(recipe: str | Path | Recipe = DEFAULT, *overrides: str, runs: str | Path
     """Run a recipe (a path, a bundled name or a Recipe) in a new folder and return its record.
 
     ``overrides`` are the command's KEY=VALUE; ``settings`` say the same in Python: ``seed=3, train={"lr": 1e-4}``.
-    Raises Stopped when ``stop()`` became true, Waiting where people must answer first; ``resume`` goes on from there.
+    Raises Stopped when ``stop()`` became true or a file ``stop`` lies in the run's folder, Waiting where people must
+    answer first; ``resume`` goes on from there. The process of the command also ends what cannot stop in order; here
+    a step of a large model or a checker of yours is waited for.
     """
     chosen = resolve(recipe, [*overrides, *_dotted(settings)])
     from selftaught import loop
 
     folder = _new_folder(chosen.name, runs_root(runs))
     try:
-        loop.prepare(chosen, folder)
+        loop.prepare(chosen, folder, stop=stop)
         return _finish(folder, view, stop)
     except BaseException:
         _forget(folder)
@@ -213,15 +214,17 @@ def watch(folder: str | Path, recipe: str | Path | Recipe = DEFAULT, *overrides:
     )
 
 
-def stop(run: str | Path | RunRecord = "latest", *, runs: str | Path | None = None) -> Path:
-    """Ask a run that is on, in whatever process, to end in order; returns the file that asks. ``resume`` goes on."""
-    from selftaught.loop import STOP
+def stop(run: str | Path | RunRecord = "latest", *, wait: float = 0, runs: str | Path | None = None) -> Path:
+    """Ask a run that is on, in whatever process, to end in order; returns the file that asks. ``resume`` goes on.
+
+    ``wait``: the seconds to wait until it has ended; ``show(run).outcome`` says whether it has.
+    """
+    from selftaught import stopping
 
     folder = _folder(run, runs)
     if not is_locked(folder):
         raise RunError(f"{folder.name} is not running.", hint=f"See how it ended with: selftaught show {folder.name}")
-    write_file(folder / STOP, b"")
-    return folder / STOP
+    return stopping.ask(folder, wait)
 
 
 def verify(run: str | Path | RunRecord = "latest", *, head: str | None = None,

@@ -19,6 +19,7 @@ from selftaught import ledger, load, loop
 from selftaught.config import Member, Recipe
 from selftaught.engines.base import StopToken, never
 from selftaught.errors import RecipeError, Stopped
+from selftaught.stopping import heeding
 from selftaught.store import append_line, file_digest, mend, read_lines, write_file
 from selftaught.tasks.base import wording
 from selftaught.types import Message
@@ -75,7 +76,9 @@ class Watch:
         """Files that were not taken yet; with ``seen``, only those that did not change since the last glance."""
         taken = {digest for e in self._entries() for digest in e["files"].values()}
         there = [p for p in sorted(self.folder.iterdir()) if p.suffix in SUFFIXES and not p.name.startswith(".")]
-        found = [p for p in there if p.is_file() and not p.is_symlink() and file_digest(p) not in taken]
+        found = [
+            p for p in heeding(self.stop, there) if p.is_file() and not p.is_symlink() and file_digest(p) not in taken
+        ]
         if seen is None:
             return found
         now = {p: (p.stat().st_size, p.stat().st_mtime_ns) for p in found}
@@ -89,7 +92,7 @@ class Watch:
         known = {wording(json.loads(line)["messages"]) for e in self._entries()
                  for line in (self.root / e["questions"]).read_text(encoding="utf-8").splitlines()}  # fmt: skip
         prompts: dict[Any, tuple[Message, ...]] = {}
-        for path in files:
+        for path in heeding(self.stop, files):
             read = load.make("tasks", Member(name="jsonl", path=str(path))).read().questions  # type: ignore[call-arg]
             prompts |= {wording(q.prompt): tuple(q.prompt) for q in read.items}
         return [prompt for key, prompt in prompts.items() if key not in known]
@@ -130,7 +133,9 @@ class Watch:
         if not (folder / "recipe.yaml").exists():
             options = self.recipe.tasks.options | {"path": str(self.root / entry["questions"])}
             tasks = Member(name=self.recipe.tasks.name, **options)
-            loop.prepare(self.recipe.model_copy(update={"tasks": tasks, "model": entry["model"]}), folder)
+            loop.prepare(
+                self.recipe.model_copy(update={"tasks": tasks, "model": entry["model"]}), folder, stop=self.stop
+            )
         loop.run(folder, view=self.view, stop=self.stop)
         return ledger.read_run(folder)
 

@@ -13,6 +13,7 @@ from selftaught.errors import IntegrityError
 from selftaught.methods.base import Group
 from selftaught.rollout import TRUNCATED, rollout
 from selftaught.rows import read_rows, write_rows
+from selftaught.stopping import heeding
 from selftaught.store import Store, chunks
 from selftaught.tasks.base import Checker, Held, TaskSet, without_answers, wording
 from selftaught.types import Checkpoint, Question, Rollout, Sampling, Task, Verdict, digest, groups_of
@@ -69,7 +70,7 @@ class RunBench:
         rows: list[Rollout] = []
         size = max(1, CHUNK_SAMPLES // sampling.n)
         total = len(tasks) * sampling.n
-        for number, some in enumerate(chunks(tasks, size)):
+        for number, some in enumerate(heeding(self._stop, chunks(tasks, size))):
             place = f"{call}-{number:03d}"
             rows += self._chunk(checkpoint, seed, some, sampling, first, place, len(rows), total)
         return [(t, r) for t, r in groups_of(tasks, rows)]

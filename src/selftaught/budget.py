@@ -17,7 +17,7 @@ from typing import Any
 
 from selftaught import load
 from selftaught.config import Recipe
-from selftaught.engines.base import Engine
+from selftaught.engines.base import Engine, StopToken, never
 from selftaught.errors import NonFiniteError, RecipeError
 from selftaught.rollout import rollout
 from selftaught.tasks.base import TaskSet
@@ -45,16 +45,18 @@ class Pace:
     real: float = 0.0
 
 
-def fit(recipe: Recipe, engine: Engine, tasks: TaskSet, real: float = 0.0) -> tuple[Recipe, tuple[str, ...]]:
+def fit(
+    recipe: Recipe, engine: Engine, tasks: TaskSet, real: float = 0.0, stop: StopToken = never
+) -> tuple[Recipe, tuple[str, ...]]:
     """The recipe with ``budget.train_share`` and ``budget.holdout_share`` set, and what was decided in words.
 
     ``real`` is the tokens of a piece of the recipe's real text, on average.
-    Raises RecipeError when not even a small run fits.
+    Raises RecipeError when not even a small run fits, and Stopped.
     """
     if recipe.budget.minutes is None or not tasks.train:
         return recipe, ()
     most = load.make("methods", recipe.method).most()
-    train, holdout = shares(recipe, tasks, replace(measure(recipe, engine, tasks), real=real), most)
+    train, holdout = shares(recipe, tasks, replace(measure(recipe, engine, tasks, stop), real=real), most)
     budget = recipe.budget.model_copy(
         update={
             "train_share": _share(recipe.budget.train_share * train),
@@ -106,7 +108,7 @@ def _learning(recipe: Recipe, pace: Pace, samples: int, examples: int) -> tuple[
     return fixed, samples * pace.sample + examples * train.epochs * length * pace.token
 
 
-def measure(recipe: Recipe, engine: Engine, tasks: TaskSet) -> Pace:
+def measure(recipe: Recipe, engine: Engine, tasks: TaskSet, stop: StopToken = never) -> Pace:
     """Run a small piece of each kind of work and time it; the first call of each warms up and counts as start."""
     method = load.make("methods", recipe.method)
     parent = engine.open(recipe.model)
@@ -115,17 +117,19 @@ def measure(recipe: Recipe, engine: Engine, tasks: TaskSet) -> Pace:
 
     def draw(n: int, temperature: float) -> list[Rollout]:
         sampling = replace(method.sampling(), n=n, temperature=temperature)
-        return rollout(engine, parent, tokens, some, sampling, tasks.checkers, run_seed=recipe.seed)
+        return rollout(engine, parent, tokens, some, sampling, tasks.checkers, run_seed=recipe.seed, stop=stop)
 
     n = method.sampling().n
     start, rows = timed(lambda: draw(n, method.sampling().temperature))
     sampling, rows = timed(lambda: draw(n, method.sampling().temperature))
     answering, _ = timed(lambda: draw(1, 0.0))
-    token, length = _time_training(recipe, engine, parent, rows)
+    token, length = _time_training(recipe, engine, parent, rows, stop)
     return Pace(start, sampling / len(rows), answering / len(some), token, length)
 
 
-def _time_training(recipe: Recipe, engine: Engine, parent: Checkpoint, rows: list[Rollout]) -> tuple[float, float]:
+def _time_training(
+    recipe: Recipe, engine: Engine, parent: Checkpoint, rows: list[Rollout], stop: StopToken
+) -> tuple[float, float]:
     """(seconds per token, tokens per example) of an epoch over the probe's samples; a failed update counts too."""
     examples = [Example(r.prompt_ids, r.completion_ids, r.text, r.task_id) for r in rows if r.completion_ids]
     if not examples:
@@ -135,7 +139,7 @@ def _time_training(recipe: Recipe, engine: Engine, parent: Checkpoint, rows: lis
 
     def update() -> None:
         with tempfile.TemporaryDirectory() as folder, suppress(NonFiniteError):
-            engine.tune(job, Path(folder))
+            engine.tune(job, Path(folder), stop=stop)
 
     tokens = sum(len(e.prompt_ids) + len(e.completion_ids) for e in examples)
     return timed(update)[0] / tokens, tokens / len(examples)

@@ -9,10 +9,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from selftaught import load
+from selftaught.engines.base import StopToken, never
 from selftaught.filters.base import Context, Filter
+from selftaught.stopping import heeding
 from selftaught.types import Example, Verdict
 
 ORDER = ("overlap", "length", "repetition", "language", "duplicates")  # the first with a reason rejects
+LOOK = 16  # examples between two looks at the stop token
 FAILED = "failed"  # the value of a verdict that stands for a filter's failure, not for its opinion
 
 Named = tuple[str, Filter]
@@ -30,9 +33,9 @@ class Curated:
         return sum(v.value == FAILED for v in self.verdicts)
 
 
-def curate(examples: Sequence[Example], context: Context) -> Curated:
-    """Raises RecipeError for limits that cannot be used, and whatever else keeps a filter from being made."""
-    return judge(examples, make_filters(context))
+def curate(examples: Sequence[Example], context: Context, stop: StopToken = never) -> Curated:
+    """Raises RecipeError for limits that cannot be used, whatever else keeps a filter from being made, and Stopped."""
+    return judge(examples, make_filters(context), stop)
 
 
 def make_filters(context: Context) -> list[Named]:
@@ -40,11 +43,11 @@ def make_filters(context: Context) -> list[Named]:
     return [(name, load.member_class("filters", name)(context)) for name in ORDER]
 
 
-def judge(examples: Sequence[Example], asked: Sequence[Named]) -> Curated:
+def judge(examples: Sequence[Example], asked: Sequence[Named], stop: StopToken = never) -> Curated:
     kept: list[Example] = []
     rejected: list[Example] = []
     verdicts: list[Verdict] = []
-    for example in examples:
+    for example in heeding(stop, examples, LOOK):
         verdict = _first_objection(example, asked)
         if verdict is None:
             kept.append(example)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from selftaught.engines.base import StopToken, never
 from selftaught.paired import wilson
+from selftaught.stopping import heeding
 from selftaught.tasks.base import CORRECT_SCORE, TaskSet
 from selftaught.types import Checkpoint, Item, Metric, Report, Rollout, Task
 
@@ -20,12 +22,14 @@ def answers(
     rollouts: Sequence[Rollout],
     source: TaskSet,
     metric: str = "accuracy",
+    stop: StopToken = never,
 ) -> Report:
     """One rollout per task, in task order. A truncated answer is not right; ``finished`` says how many were whole.
 
     ``metric`` "score" takes what the checker's function says of each text, cut off or not.
     """
-    grades = [source.grade(t, r.text)[1] for t, r in zip(tasks, rollouts, strict=True)]
+    pairs = heeding(stop, zip(tasks, rollouts, strict=True))  # a grade may be a user's function
+    grades = [source.grade(t, r.text)[1] for t, r in pairs]
     finished = [float(r.error is None) for r in rollouts]
     right = [float(f and g >= CORRECT_SCORE) for f, g in zip(finished, grades, strict=True)]
     metrics = {"accuracy": proportion(right), "finished": proportion(finished)}

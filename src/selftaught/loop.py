@@ -34,13 +34,13 @@ from selftaught.rows import read_rows
 from selftaught.setting import Setting, check_claim, guard_margins
 from selftaught.setting import prepare as prepare_setting
 from selftaught.settle import settle
+from selftaught.stopping import STOP, heard
 from selftaught.store import Store, began_by, write_file
 from selftaught.tasks.base import Checker, TaskSet, sizes
 from selftaught.texts import read_texts
 from selftaught.types import VERSION, Checkpoint, Example, Round, Task
 from selftaught.view import Silent, View
 
-STOP = "stop"  # a file of this name in a run's folder ends it in order
 NO_CHECKER = Checker("", parse=lambda text: None, same=lambda a, b: False)
 
 
@@ -67,19 +67,21 @@ def make_engine(recipe: Recipe) -> Engine:
     return engine
 
 
-def plan(recipe: Recipe, engine: Engine | None = None) -> Plan:
+def plan(recipe: Recipe, engine: Engine | None = None, stop: StopToken = never) -> Plan:
     """Settle a recipe without running it. Raises what a run would raise about its model, data or recipe."""
     load.make("methods", recipe.method)
     make_filters(Context(recipe.curate, ()))
     engine = engine or make_engine(recipe)
     try:
         settled, notes = settle(recipe, engine)
+        if stop():
+            raise Stopped
         whole = load_whole(settled)
         read_texts(settled.gate.text, "gate.text", settled.gate.text_items)
         check_claim(settled.gate, whole)
         length, mixed = replay.planned(settled, engine.tokens(engine.open(settled.model)))
         margins = {f"guard {name}": margin for name, margin in guard_margins(settled.gate, whole).items()}
-        fitted, more = budget.fit(settled, engine, budget.trim(whole, settled), length)
+        fitted, more = budget.fit(settled, engine, budget.trim(whole, settled), length, stop)
     finally:
         engine.close()
     tasks = budget.trim(whole, fitted)
@@ -122,9 +124,10 @@ def units(tasks: Sequence[Task]) -> int:
     return paired.units([t.group for t in tasks])
 
 
-def prepare(recipe: Recipe, folder: Path, engine: Engine | None = None) -> Recipe:
+def prepare(recipe: Recipe, folder: Path, engine: Engine | None = None, *, stop: StopToken = never) -> Recipe:
     """Make the run folder: settle the recipe and write it. What is written there is what runs, now and on resume."""
-    settled = plan(recipe, engine).recipe
+    with heard(stop, folder) as told:
+        settled = plan(recipe, engine, told).recipe
     if (folder / "recipe.yaml").exists():
         raise RunError(f"{folder} already holds a run.", hint=f"Go on with it: selftaught resume {folder.name}")
     with noticing_a_full_disk(folder):
@@ -152,7 +155,8 @@ def run(folder: Path, *, view: View | None = None, stop: StopToken = never, engi
 
     Raises Waiting when people have to answer first, Stopped soon after ``stop()`` is true or a file ``stop`` lies in
     the folder (everything finished is kept), RunLocked when another process works here, IntegrityError when something
-    on disk is not what the record says, DiskFull when nothing more can be written.
+    on disk is not what the record says, DiskFull when nothing more can be written. Soon is after a step of the model,
+    a call of the user's checker, the loading of a model; only a Watchdog as ``stop`` bounds these: see stopping.py.
     """
     with noticing_a_full_disk(folder):
         return _run(folder, view or Silent(), stop, engine)
@@ -163,16 +167,15 @@ def _run(folder: Path, view: View, stop: StopToken, engine: Engine | None) -> Ro
     if record.final and record.over:  # nothing to write, so a folder that may only be read will do
         return record.final
     recipe = record.recipe
-    with Store(folder) as store:
-        asked = folder / STOP
-        asked.unlink(missing_ok=True)  # whoever runs it again wants it to go on
+    with Store(folder) as store, heard(stop, folder, store.journal) as told:
+        if (folder / "journal.jsonl").exists():
+            (folder / STOP).unlink(missing_ok=True)  # whoever runs it again wants it to go on
         again = ledger.read_run(folder)
         if again.final and again.over:  # by another process, just now
             return again.final
         store.journal("resumed" if store.chain else "started", **_versions(folder))
         engine = engine or make_engine(recipe)
         try:
-            told = lambda: stop() or asked.exists()  # noqa: E731
             done = _rounds(prepare_setting(store, recipe, engine, load_whole(recipe), view, told))
         except (Stopped, KeyboardInterrupt):
             store.journal("stopped")

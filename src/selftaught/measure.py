@@ -9,7 +9,8 @@ from selftaught.engines.base import Engine, Progress, StopToken, Tokens, never, 
 from selftaught.errors import ModelError
 from selftaught.evaluate import answers, items, likelihood, unasked
 from selftaught.methods.base import Method
-from selftaught.rollout import rollout
+from selftaught.rollout import LOOK, rollout
+from selftaught.stopping import heeding
 from selftaught.tasks.base import TaskSet
 from selftaught.types import Checkpoint, Item, Report, Rollout, Task
 
@@ -45,7 +46,7 @@ def measure(
     rows = rollout(
         engine, checkpoint, tokens, asked, greedy, source.checkers, run_seed=seed, stop=stop, progress=progress
     )
-    found = answers(suite, checkpoint, tasks, rows, source, metric)
+    found = answers(suite, checkpoint, tasks, rows, source, metric, stop)
     return Measured(found, items(tasks, rows, found), rows)
 
 
@@ -53,7 +54,7 @@ def _of_gold(
     engine: Engine, checkpoint: Checkpoint, tokens: Tokens, method: Method, tasks: Sequence[Task], stop: StopToken
 ) -> list[list[float]]:
     """Log-probabilities of each gold answer's tokens, the end token among them, after its question as it is asked."""
-    both = [_with_gold(t, method, tokens) for t in tasks]
+    both = [_with_gold(t, method, tokens) for t in heeding(stop, tasks, LOOK)]
     scored = engine.score(checkpoint, [ids for ids, _ in both], stop=stop)
     return [row[-length:] for row, (_, length) in zip(scored, both, strict=True)]
 

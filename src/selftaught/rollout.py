@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from selftaught.engines.base import Completion, Generates, Progress, Request, StopToken, Tokens, never, quiet
+from selftaught.stopping import heeding
 from selftaught.tasks.base import Checker
 from selftaught.types import Checkpoint, Rollout, Sampling, Task, seed_for
 
 TRUNCATED = "truncated"  # hit the token limit before the end token: not an answer, not a vote
+LOOK = 256  # prompts rendered between two looks at the stop token
 NO_ROOM = "prompt longer than the context"
 
 
@@ -30,7 +32,7 @@ def rollout(
     Sample i of a task draws its randomness from (run seed, task id, checkpoint, i) alone; so a task that stands
     twice is sampled once and answered twice the same.
     """
-    prompts = {t.id: tokens.encode(tokens.render(t.prompt, t.form)) for t in tasks}
+    prompts = {t.id: tokens.encode(tokens.render(t.prompt, t.form)) for t in heeding(stop, tasks, LOOK)}
     fits = [t for t in {t.id: t for t in tasks}.values() if len(prompts[t.id]) < tokens.context]
     requests = [
         Request(checkpoint, prompts[t.id], sampling, _seeds(run_seed, t, checkpoint, first, sampling.n)) for t in fits

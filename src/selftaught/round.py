@@ -25,6 +25,7 @@ from selftaught.methods.base import Group, Method
 from selftaught.replay import mixed
 from selftaught.rows import read_rows, write_rows
 from selftaught.setting import Setting
+from selftaught.stopping import heeding
 from selftaught.store import folder_digest, write_file
 from selftaught.train import make_job
 from selftaught.types import (
@@ -39,6 +40,8 @@ from selftaught.types import (
     digest,
     seed_for,
 )
+
+LOOK = 64  # examples made between two looks at the stop token
 
 
 @dataclass(frozen=True)
@@ -95,7 +98,7 @@ class Transaction:
         self.view.line(f"  {len(proposed)} questions, {self.method.sampling().n} samples each")
         groups = self.bench.generate(proposed, self.method.sampling())
         self.setting.stage("curate")
-        made = list(self.method.harvest(groups, self.bench))
+        made = list(heeding(self.setting.stop, self.method.harvest(groups, self.bench), LOOK))
         examples = mixed(made, self.setting, self.bench)
         asked = {t.id: t for t, _ in groups}
         seen = signals(groups)
@@ -115,7 +118,7 @@ class Transaction:
     def _curate(
         self, out: Path, examples: Sequence[Example], asked: Mapping[str, Task], seen: Signals | None
     ) -> Mapping[str, Any]:
-        result = curate(examples, Context(self.recipe.curate, self.setting.heldout, asked))
+        result = curate(examples, Context(self.recipe.curate, self.setting.heldout, asked), self.setting.stop)
         _write_examples(out, result.kept, result.rejected, result.verdicts)
         kept = Counter("rollouts" if e.own else e.source for e in result.kept)
         counts = {
@@ -181,7 +184,9 @@ class Transaction:
     ) -> Mapping[str, Any]:
         """Rejected examples go; an edited one takes the place of the first, if it passes the filters as any other."""
         edits = {i: self._edited(e, v) for e in examples if (v := verdicts.get(i := e.id)) and v.ok and v.value}
-        again = curate(tuple(edits.values()), Context(self.recipe.curate, self.setting.heldout, asked))
+        again = curate(
+            tuple(edits.values()), Context(self.recipe.curate, self.setting.heldout, asked), self.setting.stop
+        )
         passed = {e.id for e in again.kept}
         kept, rejected, reasons = [], list(again.rejected), list(again.verdicts)
         for example in examples:

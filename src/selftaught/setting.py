@@ -13,7 +13,7 @@ from selftaught import budget, gate, ledger, load
 from selftaught.bench import heldout
 from selftaught.config import GateConfig, Recipe
 from selftaught.engines.base import Engine, StopToken, Tokens
-from selftaught.errors import IntegrityError, RecipeError, RunError
+from selftaught.errors import IntegrityError, RecipeError, RunError, Stopped
 from selftaught.methods.base import Method
 from selftaught.rows import write_rows
 from selftaught.store import Store, file_digest, write_file
@@ -51,6 +51,9 @@ class Setting:
         return (*heldout(self.whole), *self.real_text)
 
     def stage(self, name: str, detail: str = "") -> None:
+        """Begin a stage; raises Stopped instead, before what may be long and cannot look."""
+        if self.stop():
+            raise Stopped
         self.store.journal("stage", stage=name)
         self.view.stage(name, detail)
 
@@ -67,6 +70,8 @@ def prepare(store: Store, recipe: Recipe, engine: Engine, whole: TaskSet, view: 
     margins = guard_margins(recipe.gate, tasks)
     check_claim(recipe.gate, tasks)
     base = engine.open(recipe.model)
+    if stop():
+        raise Stopped
     tokens = engine.tokens(base)
     if recipe.train.replay:
         tokens.encode("")  # a model that cannot write unprompted says so now, not after sampling

@@ -124,6 +124,8 @@ class Scripted:
     def score(
         self, checkpoint: Checkpoint, sequences: Sequence[tuple[int, ...]], *, stop: StopToken = never
     ) -> list[list[float]]:
+        if stop():
+            raise Stopped
         return [[-0.1] * max(0, len(s) - 1) for s in sequences]
 
     def tune(self, job: TuneJob, out: Path, *, stop: StopToken = never, progress: Progress = quiet) -> Tuned:

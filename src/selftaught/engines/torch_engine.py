@@ -31,7 +31,7 @@ from selftaught.engines.base import (
     quiet,
     unheard,
 )
-from selftaught.errors import ModelError
+from selftaught.errors import ModelError, Stopped
 from selftaught.types import Checkpoint
 
 # GNU OpenMP threads that spin while they wait make two busy processes ten times slower each; yielding after a thousand
@@ -192,6 +192,8 @@ class TorchEngine:
 
         torch.set_num_threads(self._threads())
         stored = _stored_dtype(job.parent.model) if job.kind == "lora" else "float32"
+        if stop():  # loading cannot look
+            raise Stopped
         merge = job.kind == "full"  # "lora" goes on with the parent's adapter where there is one
         with enough("for the model in training", _tune.LESS):
             model = _load.load_model(job.parent, stored, self.device, merge=merge)

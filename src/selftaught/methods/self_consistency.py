@@ -194,7 +194,6 @@ class SelfConsistency:
         if self.options.early_stop:
             groups = self._more_waves(groups, bench)
         exemplars = self._shots(bench)
-        examples: list[Example] = []
         for task, rollouts in groups:
             vote = self._vote(task, rollouts, bench)
             bench.note("samples", len(rollouts))
@@ -203,8 +202,7 @@ class SelfConsistency:
                 bench.note(f"samples failed: {error}", count)
             bench.note("questions without a majority" if vote is None else "questions voted", 1)
             if vote is not None:
-                examples += self._learn(self._bare.get(task.id, task), vote, exemplars, bench)
-        return examples
+                yield from self._learn(self._bare.get(task.id, task), vote, exemplars, bench)
 
     def _vote(self, task: Task, rollouts: Sequence[Rollout], bench: Bench) -> Vote | None:
         if self.options.vote != "majority":
