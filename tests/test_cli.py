@@ -263,8 +263,9 @@ def test_a_stopped_run_goes_on_where_it_was(tmp_path: Path) -> None:
         process.send_signal(signal.SIGINT)
         said = process.stderr.read()
     assert process.returncode == 4 and "Traceback" not in said
-    assert "stopping after the current unit" in said and "Go on with: selftaught resume slow-1" in said
+    assert "stopping, within 10 seconds" in said and "Go on with: selftaught resume slow-1" in said
     assert "slow-1: stopped" in type_in("show", "slow-1", runs=tmp_path).stdout
+    assert '"hard"' not in (tmp_path / "slow-1" / "journal.jsonl").read_text(), "no watchdog had to end it"
     assert type_in("resume", "--quiet", runs=tmp_path).stdout.startswith("slow-1: proved")
 
 

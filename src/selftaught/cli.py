@@ -257,14 +257,14 @@ def watch(
 
 @command
 def stop(run: Run = "latest", runs: Runs = None) -> int:
-    """Ask a run that is on to end in order, from any terminal; what is finished is kept.
+    """Stop a run that is on, from any terminal; what is finished is kept.
 
-    The same as a file called "stop" in its folder. Go on later with: selftaught resume
+    The same as a file called "stop" in its folder, and says when the run has ended, within 10 seconds; exit code 1 if
+    it has not. Go on later with: selftaught resume
     """
-    from selftaught import api
+    from selftaught import api, stopping, tell
 
-    print(f"{api.stop(run, runs=runs).parent.name} was asked to stop")
-    return 0
+    return tell.stopped(api.show(api.stop(run, wait=stopping.SECONDS, runs=runs).parent))
 
 
 @command

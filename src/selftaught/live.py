@@ -24,10 +24,11 @@ from rich.text import Text
 
 from selftaught.engines.base import StopToken
 from selftaught.errors import Stopped, Waiting
+from selftaught.stopping import Watchdog
 from selftaught.view import Plain, Silent, View
 
 STAGES = ("prepare", "sample", "curate", "train", "evaluate", "gate", "record")
-STOPPING = "stopping after the current unit; press Ctrl-C again to stop now"
+STOPPING = "stopping, within 10 seconds; press Ctrl-C again to stop now"
 
 
 @dataclass
@@ -182,12 +183,16 @@ def choose(quiet: bool = False, json: bool = False) -> View:
 
 @contextlib.contextmanager
 def showing(quiet: bool = False, json: bool = False) -> Iterator[tuple[View, StopToken]]:
-    """The view and the stop token for one run. Ctrl-C or SIGTERM sets the token; a second one interrupts."""
+    """The view and the stop token for one run. Ctrl-C or SIGTERM sets the token; a second one interrupts.
+
+    The token is a Watchdog: a run that does not end in order ends with its process.
+    """
     view = choose(quiet, json)
     with contextlib.ExitStack() as stack:
         if isinstance(view, Live):
             stack.enter_context(view)
-        yield view, stack.enter_context(interrupts(lambda: _say_stopping(view)))
+        asked = stack.enter_context(interrupts(lambda: _say_stopping(view)))
+        yield view, stack.enter_context(Watchdog(asked, lambda text: _say_stopped(view, text)))
 
 
 def _say_stopping(view: View) -> None:
@@ -195,6 +200,13 @@ def _say_stopping(view: View) -> None:
         view.notice = STOPPING  # drawn by the next refresh: printing inside a signal handler could tear the screen
     else:
         os.write(2, f"{STOPPING}\n".encode())
+
+
+def _say_stopped(view: View, text: str) -> None:
+    """The last line of a process that ends in the middle of something."""
+    if isinstance(view, Live):
+        view.__exit__(Stopped)  # gives the cursor back
+    os.write(2, f"{text}\n".encode())
 
 
 @contextlib.contextmanager

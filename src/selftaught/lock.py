@@ -123,25 +123,25 @@ def _locked(handle: FileIO) -> bool:
 
 
 def _refusal(path: Path) -> RunLocked:
-    folder, holder = path.parent, _holder(path)
-    if holder and holder.ended:
+    folder, who = path.parent, holder(path)
+    if who and who.ended:
         time.sleep(PAUSE)  # a new holder may have had no time yet to write its name
-        holder = _holder(path)
-    if not holder or not holder.ended:
+        who = holder(path)
+    if not who or not who.ended:
         return RunLocked(
-            f"{folder} is in use by {holder or 'another process'}.",
+            f"{folder} is in use by {who or 'another process'}.",
             hint="Wait for it to end or stop it with Ctrl-C there; or start your own run with another name=...",
         )
     children = _keepers(path)
     named = ", ".join(f"process {pid}" for pid in children) or "a process"
     end = f"kill {' '.join(map(str, children))}" if children else f"fuser -v {path} names it"
     return RunLocked(
-        f"{folder} was in use by {holder}, which has ended; {named} that it started still keeps the lock.",
+        f"{folder} was in use by {who}, which has ended; {named} that it started still keeps the lock.",
         hint=f"End what it left behind, and type your command again: {end}",
     )
 
 
-def _holder(path: Path) -> Holder | None:
+def holder(path: Path) -> Holder | None:
     """Who wrote its name into the lock file, if it can be read."""
     try:
         return Holder(**json.loads(path.read_bytes()))

@@ -15,6 +15,7 @@ from selftaught.api import Started, runs_root
 from selftaught.exam import Exam
 from selftaught.integrity import Check
 from selftaught.ledger import EXIT_CODES, RunRecord
+from selftaught.lock import holder
 from selftaught.people import Imported, Queue
 from selftaught.promotion import Promotion
 from selftaught.types import Metric
@@ -81,6 +82,21 @@ def finish(record: RunRecord, quiet: bool, json: bool, console: Console) -> int:
     else:
         summary.draw_run(record, home, console)
     return EXIT_CODES.get(record.outcome, 0)
+
+
+def stopped(record: RunRecord) -> int:
+    """Whether a run that was asked to stop, and waited for, has; 1 where it still works."""
+    outcome = record.outcome
+    if outcome == "running":
+        who = holder(record.path / "lock")
+        end = f"kill -9 {who.pid}, on {who.host}" if who else "kill -9 its process"
+        print(f"{record.name} was asked to stop and still works ({who or 'in another process'}).")
+        print(f"  It ends after what it is at. At once, with nothing lost that is finished: {end}")
+        return 1
+    name = shlex.quote(record.name if record.path.parent.resolve() == runs_root().resolve() else str(record.path))
+    said = f"has stopped; go on with: selftaught resume {name}" if outcome == "stopped" else f"has ended: {outcome}"
+    print(f"{record.name} {said}")
+    return 0
 
 
 def promoted(found: Promotion) -> None:
