@@ -3,7 +3,8 @@
 Long loops look at the token often and end with Stopped, in order. What cannot look (one step of a large model, a model
 that is being loaded, a user's function) is ended together with its process. A record survives that at any moment, so it
 costs what was not finished, and no more. Only the command line has a watchdog: a library does not end the process of
-who called it. Code that never gives up Python's own lock keeps the watchdog out too; that needs a ``kill -9``.
+who called it. Code that never gives up Python's own lock (a regular expression that backtracks) keeps the watchdog out
+too; a second Ctrl-C ends that.
 """
 
 from __future__ import annotations
@@ -78,6 +79,7 @@ class Watchdog:
     def __init__(self, asked: StopToken, say: Callable[[str], None], patience: float = PATIENCE) -> None:
         self.asked, self.say, self.patience = asked, say, patience
         self.work: tuple[Path, Callable[..., None] | None] | None = None
+        self._waited = 0.0
         self._over = threading.Event()
         self._ending = threading.Lock()  # held to the end: nobody takes what it is about to end for finished
 
@@ -93,34 +95,31 @@ class Watchdog:
             self._over.set()
 
     def rest(self) -> None:
-        """What was watched over has ended."""
+        """What was watched over has ended, so whoever called it has its own time to come to an end."""
         with self._ending:
-            self.work = None
+            self.work, self._waited = None, 0.0
 
     def _watch(self) -> None:
-        waited, last = 0.0, time.monotonic()
+        last = time.monotonic()
         while not self._over.wait(POLL):
             now = time.monotonic()
             passed, last = min(2 * POLL, now - last), now  # a machine that slept has not waited
-            waited = waited + passed if self._is_asked() else 0.0
-            if waited >= self.patience:
-                self._end()
+            with self._ending:
+                self._waited = self._waited + passed if self._is_asked() else 0.0
+                if self._waited >= self.patience and not self._over.is_set():
+                    self._end()
 
     def _is_asked(self) -> bool:
-        work = self.work
-        return self.asked() or (work is not None and os.path.exists(work[0] / STOP))
+        return self.asked() or (self.work is not None and os.path.exists(self.work[0] / STOP))
 
     def _end(self) -> None:
-        with self._ending:
-            if self._over.is_set():
-                return
-            try:
-                for act in (self._speak, _end_workers, self._note):  # the last one last: then nothing more is written
-                    thread = threading.Thread(target=act, daemon=True)  # a terminal or a disk may hang
-                    thread.start()
-                    thread.join(LAST)
-            finally:
-                os._exit(Stopped.exit_code)
+        try:
+            for act in (self._speak, _end_workers, self._note):  # the note last: after it nothing more is written
+                thread = threading.Thread(target=act, daemon=True)  # a terminal or a disk may hang
+                thread.start()
+                thread.join(LAST)
+        finally:
+            os._exit(Stopped.exit_code)
 
     def _speak(self) -> None:
         folder, journal = self.work or ("", None)
