@@ -22,7 +22,7 @@ from selftaught.cli import main as cli_main
 from selftaught.config import CurateConfig, to_yaml
 from selftaught.curate import LOOK, judge
 from selftaught.errors import Stopped
-from selftaught.evaluate import report
+from selftaught.evaluate import answers
 from selftaught.filters.base import Context, Filter
 from selftaught.live import Live, _say_stopped
 from selftaught.rollout import rollout
@@ -88,7 +88,7 @@ def test_judging_with_a_users_function_stops_between_two_answers() -> None:
     rows = rollout(engine, parent, engine.tokens(parent), bench_tasks, sampling, checkers, run_seed=1)[:: sampling.n]
     judged = type(source)(source.train, source.dev, (), {}, checkers)
     with pytest.raises(Stopped):
-        report("dev", "dev", parent, bench_tasks, rows, judged, small.after(7))
+        answers("dev", parent, bench_tasks, rows, judged, stop=small.after(7))
     assert len(calls) == 7
 
 
