@@ -79,7 +79,7 @@ def plan(recipe: Recipe, engine: Engine | None = None, stop: StopToken = never) 
         whole = load_whole(settled)
         read_texts(settled.gate.text, "gate.text", settled.gate.text_items)
         check_claim(settled.gate, whole)
-        length, mixed = replay.planned(settled, engine.tokens(engine.open(settled.model)))
+        length, mixed = replay.planned(settled, engine.tokens(engine.open(settled.model)), stop)
         margins = {f"guard {name}": margin for name, margin in guard_margins(settled.gate, whole).items()}
         fitted, more = budget.fit(settled, engine, budget.trim(whole, settled), length, stop)
     finally:

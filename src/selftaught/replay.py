@@ -8,14 +8,17 @@ added to it (Gerstgrasser et al. 2024, arXiv 2404.01413).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from selftaught.bench import RunBench
 from selftaught.config import Recipe
-from selftaught.engines.base import Tokens
+from selftaught.engines.base import StopToken, Tokens, never
 from selftaught.setting import Setting
+from selftaught.stopping import heeding
 from selftaught.texts import opening, read_texts
 from selftaught.types import Example, Sampling, Task
+
+LOOK = 16  # texts cut between two looks at the stop token
 
 
 def mixed(made: Sequence[Example], setting: Setting, bench: RunBench) -> list[Example]:
@@ -42,13 +45,13 @@ def _unprompted(setting: Setting, bench: RunBench) -> list[Example]:
 def _real(setting: Setting, bench: RunBench) -> list[Example]:
     if not setting.recipe.train.shares["real"]:
         return []
-    found = in_pieces(setting.train_text, setting.tokens, setting.recipe)
+    found = in_pieces(heeding(setting.stop, setting.train_text, LOOK), setting.tokens, setting.recipe)
     bench.note("real texts", len(setting.train_text))
     bench.note("real pieces", len(found))
     return found
 
 
-def in_pieces(texts: Sequence[Task], tokens: Tokens, recipe: Recipe) -> list[Example]:
+def in_pieces(texts: Iterable[Task], tokens: Tokens, recipe: Recipe) -> list[Example]:
     """Every text as one example or more, in order."""
     return [piece for text in texts for piece in _pieces(text, tokens, recipe.curate.max_tokens)]
 
@@ -67,12 +70,13 @@ def _pieces(text: Task, tokens: Tokens, most: int) -> list[Example]:
     return [Example(prompt, part, words, text.id, source="real") for part, words in zip(parts, said, strict=True)]
 
 
-def planned(recipe: Recipe, tokens: Tokens) -> tuple[float, tuple[str, ...]]:
-    """(tokens of a piece of real text on average, what there is of it in words). Raises DataError: see read_texts."""
+def planned(recipe: Recipe, tokens: Tokens, stop: StopToken = never) -> tuple[float, tuple[str, ...]]:
+    """(tokens of a piece of real text on average, what there is of it in words). Raises DataError (see read_texts) and
+    Stopped."""
     texts = read_texts(recipe.train.real, "train.real")
     if not texts:
         return 0.0, ()
-    pieces, share = in_pieces(texts, tokens, recipe), recipe.train.shares["real"]
+    pieces, share = in_pieces(heeding(stop, texts, LOOK), tokens, recipe), recipe.train.shares["real"]
     length = sum(len(p.prompt_ids) + len(p.completion_ids) for p in pieces) / len(pieces)
     said = f"train.real: {len(texts):,} texts in {len(pieces):,} pieces of {length:,.0f} tokens on average"
     used = f"{share:.0%} of the examples" if share else "left out, as train.replay is 1"
