@@ -133,3 +133,11 @@ def test_a_record_of_another_claim_does_not_verify(tmp_path: Path) -> None:
     other = ledger.read_run(record.path)
     object.__setattr__(other, "recipe", record.recipe.model_copy(update={"gate": changed}))
     assert integrity.decide_again(other, other.final).outcome == "rejected"
+
+
+def test_an_alpha_that_a_test_by_chance_cannot_reach_is_refused(tmp_path: Path) -> None:
+    tiny = ("gate.alpha=2e-4", "gate.looks=3")
+    with pytest.raises(RecipeError, match="The test bootstrap is made by chance"):
+        loop.plan(recipe(*tiny, "gate.primary.test=bootstrap"))
+    assert loop.plan(recipe(*tiny, "gate.primary.test=sign_flip")).sizes["dev"] == 120, "it reaches 0.00005"
+    assert loop.plan(recipe("gate.alpha=1e-9")).sizes["dev"] == 120, "McNemar is exact"

@@ -42,6 +42,11 @@ def test_of(claim: PrimaryConfig, groups: Groups) -> str:
     return "mcnemar" if claim.metric == "accuracy" and not grouped(groups) else "sign_flip"
 
 
+def smallest_p(test: str) -> float:
+    """The smallest p-value that a test can give on any number of items."""
+    return {"mcnemar": 0.0, "sign_flip": 1 / (paired.FLIPS + 1), "bootstrap": 1 / (paired.DRAWS + 1)}[test]
+
+
 def gain_rule(name: str, before: Report, after: Report, alpha: float, claim: PrimaryConfig | None = None) -> Rule:
     """The primary claim on one holdout: the candidate does better on the same items."""
     claim = claim or PrimaryConfig()

@@ -156,7 +156,13 @@ def guard_margins(config: GateConfig, tasks: TaskSet) -> dict[str, float]:
 def check_claim(config: GateConfig, tasks: TaskSet) -> None:
     """Raises RecipeError for a claim that cannot be put to these questions."""
     judged = (*tasks.dev, *tasks.vault)
-    gate.test_of(config.primary, [t.group for t in judged])
+    test = gate.test_of(config.primary, [t.group for t in judged])
+    if config.alpha / config.looks < gate.smallest_p(test):
+        raise RecipeError(
+            f"The test {test} is made by chance and gives no p below {gate.smallest_p(test):.2g}; a look at the vault"
+            f" asks for {config.alpha / config.looks:.2g}.",
+            hint="Raise gate.alpha, or allow fewer gate.looks.",
+        )
     unanswered = sum(t.answer is None for t in judged)
     if config.primary.metric == "loglik" and unanswered:
         raise RecipeError(
