@@ -248,6 +248,7 @@ def test_too_few_that_differ_for_a_bootstrap_are_named() -> None:
     decision = gate.decide(claim(metric="score", test="bootstrap"), graded(0.1, groups=groups), {})
     assert decision.outcome == "unproven"
     assert decision.reason.endswith("gain on dev has 20 groups that differ and a bootstrap needs 30")
+    assert "bootstrap over 20 groups (20 differ, it needs 30) p = 1, must" in decision.rules[0].detail
     assert gate.decide(claim(test="bootstrap"), pair(0, 9, 991, 0), {}).outcome == "rejected", "it got worse"
 
 

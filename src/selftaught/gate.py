@@ -67,6 +67,9 @@ def _p_value(test: str, worse: Report, better: Report) -> tuple[float, str]:
         return paired.mcnemar(*paired.wins_losses(worse.scores, better.scores)), "exact McNemar"
     what = "groups" if grouped(worse.groups) else "items"
     function = {"sign_flip": paired.sign_flip, "bootstrap": paired.bootstrap}[test]
+    differ = paired.differing(worse.scores, better.scores, worse.groups)
+    if test == "bootstrap" and differ < paired.FEWEST:
+        what += f" ({differ} differ, it needs {paired.FEWEST})"
     return function(worse.scores, better.scores, worse.groups), (
         f"{test.replace('_', '-')} over {units(worse.groups)} {what}"
     )
