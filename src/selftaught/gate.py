@@ -96,7 +96,7 @@ def _same_items(before: Report, after: Report) -> None:
 def guard_rule(name: str, before: Report, after: Report, margin: float, alpha: float) -> Rule:
     """Non-inferiority: a loss of ``margin`` or more is rejected at ``alpha``.
 
-    Tango's statistic on items; where items carry a group, a sign-flip test of whether the groups lost ``margin``.
+    Tango's statistic on items; where items carry a group, a test over groups (paired.no_loss).
     """
     _same_items(before, after)
     wins, losses = paired.wins_losses(before.scores, after.scores)
@@ -104,7 +104,7 @@ def guard_rule(name: str, before: Report, after: Report, margin: float, alpha: f
     if before.unit == "nats":
         return _text_rule(name, before, after, margin, alpha)
     if grouped(before.groups):
-        p = paired.sign_flip(before.scores, [a + margin for a in after.scores], before.groups)
+        p = paired.no_loss(before.scores, after.scores, before.groups, margin)
     else:
         p = 1 - NormalDist().cdf(paired.tango(wins, losses, n, -margin)) if n else 1.0
     detail = (
@@ -189,8 +189,8 @@ def _short_guards(
     short = {}
     for rule, (before, after, margin) in zip(rules, guards.values(), strict=True):
         have = units(before.groups)
-        few = grouped(before.groups) or before.unit == "nats"
-        need = power.guard_groups(config.alpha) if few else power.guard_items(margin, config.alpha)
+        text = before.unit == "nats"
+        need = power.guard_groups(config.alpha) if text else power.guard_items(margin, config.alpha)
         worse = sum(after.scores) < sum(before.scores)
         if not rule.passed and not worse and have < need:
             short[rule.name] = f"{have} {_unit(before)} and needs {need}"

@@ -133,6 +133,19 @@ def sign_flip(before: Sequence[float], after: Sequence[float], groups: Groups, s
     return (above + 1) / (FLIPS + 1)
 
 
+def no_loss(before: Sequence[float], after: Sequence[float], groups: Groups, margin: float) -> float:
+    """One-sided p-value of H0: the mean fell by ``margin``, for right and wrong answers in units of any size.
+
+    Normal, with the cluster-robust variance or the one that whole units, lost at a rate of ``margin``, would have,
+    whichever is larger: that nothing changed in a few units says little. On single items of which none changed it is
+    Tango's.
+    """
+    sums, sizes = by_unit(before, after, groups)
+    mean, error = _mean_and_error(sums, sizes)
+    least = math.sqrt(margin * (1 - margin) * float(np.sum(sizes * sizes))) / float(sizes.sum())
+    return 1 - NormalDist().cdf((mean + margin) / max(error, least))
+
+
 def bootstrap(
     before: Sequence[float], after: Sequence[float], groups: Groups, seed: int = 0, draws: int = DRAWS
 ) -> float:

@@ -85,13 +85,13 @@ def guard_items_needed(margin: float, alpha: float, discordance: float = DISCORD
 
 
 def guard_items(margin: float, alpha: float) -> int:
-    """Fewest items on which a guard passes when nothing changed at all (Tango's statistic at 0 won, 0 lost)."""
+    """Fewest items, or groups of one size, on which a guard passes when nothing changed (Tango's statistic at 0, 0)."""
     z = NormalDist().inv_cdf(1 - alpha)
     return math.ceil(z * z * (1 - margin) / margin)
 
 
 def guard_groups(alpha: float) -> int:
-    """Fewest groups with which a sign-flip test can reach ``alpha``: all of them have to point one way."""
+    """Fewest units with which a sign-flip test can reach ``alpha``: all of them have to point one way."""
     return math.ceil(-math.log2(alpha))
 
 
