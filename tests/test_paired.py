@@ -50,6 +50,22 @@ def test_wins_and_losses_are_counted_per_item() -> None:
 # ---------------------------------------------------------------- sign-flip
 
 
+@pytest.mark.parametrize("unit", [1e-12, 1e-3, 1e9, 1e15])
+def test_a_p_value_does_not_depend_on_the_unit_of_a_score(unit: float) -> None:
+    change = [0.1, 0.7, 0.2, 0.4, 0.3]
+    before, after = [0.3 * unit] * 5, [(0.3 + c) * unit for c in change]
+    for groups in ([None] * 5, ["a", "b", "c", "d", "e"]):
+        assert paired.sign_flip(before, after, groups) == pytest.approx(1 / 32, abs=0.005), "one outcome of 32"
+
+
+def test_what_only_rounding_changed_did_not_change() -> None:
+    before, after = [0.1, 0.2, 0.3, 0.7] * 40, [0.2, 0.7, 0.1, 0.3] * 40
+    groups = [f"passage {i // 4}" for i in range(160)]
+    assert (0.2 - 0.1) + (0.7 - 0.2) + (0.1 - 0.3) + (0.3 - 0.7) != 0.0
+    assert paired.differing(before, after, groups) == 0
+    assert paired.sign_flip(before, after, groups) == 1.0 and paired.bootstrap(before, after, groups) == 1.0
+
+
 def test_sign_flip_of_single_items_agrees_with_mcnemar() -> None:
     before, after = pair(14, 5, 10, 10)
     p = paired.sign_flip(before.scores, after.scores, before.groups)

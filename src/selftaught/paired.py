@@ -101,14 +101,18 @@ def wilson(successes: float, n: int, level: float = 0.95) -> tuple[float, float]
 
 
 def by_unit(before: Sequence[float], after: Sequence[float], groups: Groups) -> tuple[Floats, Floats]:
-    """(summed difference, number of items) of each unit, in the order in which they first come."""
+    """(summed difference, number of items) of each unit, in the order in which they first come.
+
+    A sum that is nothing but rounding is 0.
+    """
     found: dict[tuple[str | None, int], list[float]] = {}
     for i, (b, a, g) in enumerate(zip(before, after, groups, strict=True)):
-        unit = found.setdefault((g, i if g is None else -1), [0.0, 0.0])
+        unit = found.setdefault((g, i if g is None else -1), [0.0, 0.0, 0.0])
         unit[0] += a - b
         unit[1] += 1
-    both = np.array(list(found.values()), dtype=np.float64).reshape(-1, 2)
-    return both[:, 0], both[:, 1]
+        unit[2] += abs(a) + abs(b)
+    sums, sizes, whole = np.array(list(found.values()), dtype=np.float64).reshape(-1, 3).T
+    return np.where(np.abs(sums) <= 1e-13 * whole, 0.0, sums), sizes
 
 
 def differing(before: Sequence[float], after: Sequence[float], groups: Groups) -> int:
@@ -119,15 +123,17 @@ def differing(before: Sequence[float], after: Sequence[float], groups: Groups) -
 def sign_flip(before: Sequence[float], after: Sequence[float], groups: Groups, seed: int = 0) -> float:
     """One-sided p-value of the summed difference when each unit's sign is exchangeable under no change.
 
-    Monte Carlo with ``FLIPS`` draws, the observed one counted (Fisher 1935; Phipson & Smyth 2010).
+    Monte Carlo with ``FLIPS`` draws, the observed one counted (Fisher 1935; Phipson & Smyth 2010). Sums that only
+    rounding tells apart are equal, so that the size of a score's unit does not matter.
     """
     sums = by_unit(before, after, groups)[0]
     sums = sums[sums != 0.0]
     if not len(sums):
         return 1.0
     generator = np.random.Generator(np.random.Philox(seed))
+    observed = sums.sum() - 1e-9 * np.abs(sums).sum()
     above = sum(
-        int(np.sum((generator.integers(0, 2, (FLIPS // 20, len(sums))) * 2 - 1) @ sums >= sums.sum() - 1e-9))
+        int(np.sum((generator.integers(0, 2, (FLIPS // 20, len(sums))) * 2 - 1) @ sums >= observed))
         for _ in range(20)
     )
     return (above + 1) / (FLIPS + 1)
