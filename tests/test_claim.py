@@ -13,7 +13,7 @@ import small
 from selftaught import integrity, ledger, loop, report, summary
 from selftaught.engines.base import StopToken, never
 from selftaught.engines.scripted import skill_of
-from selftaught.errors import RecipeError
+from selftaught.errors import ModelError, RecipeError
 from selftaught.rows import read_rows
 from selftaught.types import Checkpoint, Item
 from small import prepared, recipe
@@ -122,6 +122,31 @@ def test_what_a_claim_needs_is_asked_for_before_anything_is_sampled(tmp_path: Pa
     file = questions(tmp_path, grouped=True)
     with pytest.raises(RecipeError, match="these carry groups"):
         loop.plan(recipe(f"tasks.path={file}", "gate.primary.test=mcnemar"))
+
+
+def test_a_score_without_a_function_is_refused() -> None:
+    with pytest.raises(RecipeError, match=r"tasks\.checker names none"):
+        loop.plan(recipe("gate.primary.metric=score"))
+
+
+@pytest.mark.parametrize("suite", ["path", "guard"])
+def test_a_function_that_fails_says_so_before_anything_is_sampled(tmp_path: Path, suite: str) -> None:
+    (tmp_path / "close.py").write_text("def nothing(completions, **row):\n    return [float('nan')]\n")
+    checker = "checker" if suite == "path" else "guard_checker"
+    guard = f"tasks.guard={small.write_jsonl(tmp_path / 'g.jsonl', small.sort_rows(40))}"
+    own = (f"tasks.path={questions(tmp_path)}", guard, f"tasks.{checker}={tmp_path / 'close.py'}:nothing")
+    with pytest.raises(RecipeError, match=rf"{'sums' if suite == 'path' else 'g'}.jsonl:\d+: ValueError: the score"):
+        loop.plan(recipe(*own))
+
+
+def test_a_gold_answer_that_does_not_fit_says_so_before_anything_is_sampled(tmp_path: Path) -> None:
+    rows = [*small.sum_rows(300), {"question": "What is 1+1?", "answer": "2" * 50}]
+    file = small.write_jsonl(tmp_path / "q.jsonl", rows)
+    own = (f"tasks.path={file}", "tasks.train=0.4", "tasks.dev=0.2", "tasks.vault=0.2", "tasks.test=0.2")
+    small_model = (*own, "engine.context=60", "tasks.checker=exact")
+    assert loop.plan(recipe(*small_model)).sizes["dev"]
+    with pytest.raises(ModelError, match=r"takes 7\d tokens of a context of 60: 'What is 1\+1\?'"):
+        loop.plan(recipe(*small_model, "gate.primary.metric=loglik", "seed=1"))
 
 
 def test_a_record_of_another_claim_does_not_verify(tmp_path: Path) -> None:

@@ -69,7 +69,7 @@ def make_engine(recipe: Recipe) -> Engine:
 
 def plan(recipe: Recipe, engine: Engine | None = None, stop: StopToken = never) -> Plan:
     """Settle a recipe without running it. Raises what a run would raise about its model, data or recipe."""
-    load.make("methods", recipe.method)
+    method = load.make("methods", recipe.method)
     make_filters(Context(recipe.curate, ()))
     engine = engine or make_engine(recipe)
     try:
@@ -78,8 +78,9 @@ def plan(recipe: Recipe, engine: Engine | None = None, stop: StopToken = never) 
             raise Stopped
         whole = load_whole(settled)
         read_texts(settled.gate.text, "gate.text", settled.gate.text_items)
-        check_claim(settled.gate, whole)
-        length, mixed = replay.planned(settled, engine.tokens(engine.open(settled.model)), stop)
+        tokens = engine.tokens(engine.open(settled.model))
+        check_claim(settled.gate, whole, method, tokens, stop)
+        length, mixed = replay.planned(settled, tokens, stop)
         margins = {f"guard {name}": margin for name, margin in guard_margins(settled.gate, whole).items()}
         fitted, more = budget.fit(settled, engine, budget.trim(whole, settled), length, stop)
     finally:

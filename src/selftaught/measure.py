@@ -50,6 +50,12 @@ def measure(
     return Measured(found, items(tasks, rows, found), rows)
 
 
+def check_room(tokens: Tokens, method: Method, tasks: Sequence[Task], stop: StopToken = never) -> None:
+    """Raises ModelError for a question that does not fit into the context with its gold answer."""
+    for task in heeding(stop, tasks, LOOK):
+        _with_gold(task, method, tokens)
+
+
 def _of_gold(
     engine: Engine, checkpoint: Checkpoint, tokens: Tokens, method: Method, tasks: Sequence[Task], stop: StopToken
 ) -> list[list[float]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,8 +12,9 @@ from typing import Any
 from selftaught import budget, gate, ledger, load
 from selftaught.bench import heldout
 from selftaught.config import GateConfig, Recipe
-from selftaught.engines.base import Engine, StopToken, Tokens
+from selftaught.engines.base import Engine, StopToken, Tokens, never
 from selftaught.errors import IntegrityError, RecipeError, RunError, Stopped
+from selftaught.measure import check_room
 from selftaught.methods.base import Method
 from selftaught.rows import write_rows
 from selftaught.store import Store, file_digest, write_file
@@ -68,11 +69,11 @@ def prepare(store: Store, recipe: Recipe, engine: Engine, whole: TaskSet, view: 
     view.stage("prepare", recipe.model)
     tasks = budget.trim(whole, recipe)
     margins = guard_margins(recipe.gate, tasks)
-    check_claim(recipe.gate, tasks)
     base = engine.open(recipe.model)
     if stop():
         raise Stopped
-    tokens = engine.tokens(base)
+    tokens, method = engine.tokens(base), load.make("methods", recipe.method)
+    check_claim(recipe.gate, tasks, method, tokens, stop)
     if recipe.train.replay:
         tokens.encode("")  # a model that cannot write unprompted says so now, not after sampling
     _check_registry(store, recipe, tasks)
@@ -102,7 +103,6 @@ def prepare(store: Store, recipe: Recipe, engine: Engine, whole: TaskSet, view: 
         **engine.describe(base),
     }
     write_file(store.folder / "environment.json", canonical(environment) + b"\n")
-    method = load.make("methods", recipe.method)
     texts = text_margins(recipe.gate)
     return Setting(store, recipe, engine, whole, tasks, method, base, tokens, margins, texts, held, real, view, stop)
 
@@ -153,15 +153,17 @@ def guard_margins(config: GateConfig, tasks: TaskSet) -> dict[str, float]:
     return {g.suite: g.margin for g in named}
 
 
-def check_claim(config: GateConfig, tasks: TaskSet) -> None:
-    """Raises RecipeError for a claim that cannot be put to these questions."""
-    judged = (*tasks.dev, *tasks.vault)
-    test = gate.test_of(config.primary, [t.group for t in judged])
-    if config.alpha / config.looks < gate.smallest_p(test):
+def check_claim(config: GateConfig, tasks: TaskSet, method: Method, tokens: Tokens, stop: StopToken = never) -> None:
+    """Raises RecipeError for a claim that cannot be put to these questions, ModelError for one that does not fit.
+
+    What would fail when the models are judged fails here, before anything is sampled.
+    """
+    judged = (*tasks.dev, *tasks.vault, *tasks.test)
+    _check_test(config, gate.test_of(config.primary, [t.group for t in judged]))
+    if config.primary.metric == "score" and any(tasks.checkers[t.checker].score is None for t in judged):
         raise RecipeError(
-            f"The test {test} is made by chance and gives no p below {gate.smallest_p(test):.2g}; a look at the vault"
-            f" asks for {config.alpha / config.looks:.2g}.",
-            hint="Raise gate.alpha, or allow fewer gate.looks.",
+            "gate.primary.metric=score is the mean of what your own function returns, and tasks.checker names none.",
+            hint="Write tasks.checker=path/to/file.py:function, or take metric=accuracy.",
         )
     unanswered = sum(t.answer is None for t in judged)
     if config.primary.metric == "loglik" and unanswered:
@@ -170,6 +172,25 @@ def check_claim(config: GateConfig, tasks: TaskSet) -> None:
             " questions have none.",
             hint="Give them answers, or take metric=score with a function as tasks.checker.",
         )
+    if config.primary.metric == "loglik":
+        check_room(tokens, method, judged, stop)
+    _try_functions(tasks, (*judged, *(t for suite in tasks.guards.values() for t in suite)))
+
+
+def _check_test(config: GateConfig, test: str) -> None:
+    if config.alpha / config.looks < gate.smallest_p(test):
+        raise RecipeError(
+            f"The test {test} is made by chance and gives no p below {gate.smallest_p(test):.2g}; a look at the vault"
+            f" asks for {config.alpha / config.looks:.2g}.",
+            hint="Raise gate.alpha, or allow fewer gate.looks.",
+        )
+
+
+def _try_functions(tasks: TaskSet, judged: Sequence[Task]) -> None:
+    """Ask every checker that is a user's function about the gold answer of its first question."""
+    for task in {t.checker: t for t in reversed(judged)}.values():
+        if tasks.checkers[task.checker].score is not None:
+            tasks.grade(task, task.answer or "")
 
 
 def text_margins(config: GateConfig) -> dict[str, float]:
