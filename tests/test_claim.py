@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
+import selftaught
 import small
-from selftaught import integrity, ledger, loop, report, summary
+from selftaught import export, integrity, ledger, loop, report, summary, tell
 from selftaught.engines.base import StopToken, never
 from selftaught.engines.scripted import skill_of
 from selftaught.errors import ModelError, RecipeError
@@ -93,6 +94,26 @@ def test_a_cost_that_falls_is_a_gain_and_over_groups_it_is_tested_by_group(tmp_p
     assert record.outcome == "proved" and rule.after < rule.before
     assert re.search(r"sign-flip over \d+ groups", rule.detail)
     assert "less is better here" in report.write_report(record.path).read_text()
+
+
+def test_a_file_is_judged_by_the_runs_function_or_by_what_is_right(tmp_path: Path) -> None:
+    record = mine(tmp_path, "cost", "gate.primary.metric=score", "gate.primary.direction=down")
+    file = small.write_jsonl(tmp_path / "q.jsonl", small.sum_rows(200, start=700))
+    found = selftaught.examine(record, file)
+    assert found.unit == "score" and found.down and found.gain[2] < 0 and "sign-flip over 200 items" in found.test
+    assert float(found.test.rpartition("p = ")[2]) < 0.01
+    right = selftaught.examine(record, file, checker="number")
+    assert right.unit == "share" and not right.down and right.gain[1] > 0 and "exact McNemar" in right.test
+
+
+def test_that_less_is_better_is_said_wherever_a_cost_is_shown(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    record = mine(tmp_path, "cost", "gate.primary.metric=score", "gate.primary.direction=down")
+    assert "less is better on dev and vault" in summary.plain(summary.blocks(record, tmp_path))
+    assert "The claim, made before the run: the score goes down on dev and vault." in export.card(record)
+    tell.exam(selftaught.examine(record, small.write_jsonl(tmp_path / "q.jsonl", small.sum_rows(200, start=700))))
+    assert re.search(r"  change  -\d.*\(less is better\)", capsys.readouterr().out)
 
 
 def test_a_cost_that_falls_is_no_gain_where_more_was_claimed(tmp_path: Path) -> None:

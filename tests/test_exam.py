@@ -37,6 +37,13 @@ def test_both_models_are_asked_a_file_and_known_questions_are_counted(tmp_path: 
         selftaught.examine(folder)
 
 
+def test_a_claim_tested_by_question_is_put_to_a_file_in_groups_by_group(tmp_path: Path) -> None:
+    folder = run_of(tmp_path / "run", "gate.primary.test=mcnemar")
+    rows = [{**row, "group": f"passage {i // 4}"} for i, row in enumerate(small.sum_rows(200, start=300))]
+    found = selftaught.examine(folder, small.write_jsonl(tmp_path / "q.jsonl", rows))
+    assert "sign-flip over 50 groups" in found.test
+
+
 def test_a_test_holdout_is_opened_once_for_one_candidate(tmp_path: Path) -> None:
     one = run_of(tmp_path / "one", "tasks.test=150")
     found = selftaught.examine(one, test=True)

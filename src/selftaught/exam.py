@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from selftaught import budget, gate, ledger, load, loop, paired
-from selftaught.config import Member
+from selftaught.config import Member, PrimaryConfig
 from selftaught.engines.base import Engine
 from selftaught.errors import DataError, IntegrityError, RunError
 from selftaught.evaluate import main_metric
@@ -39,6 +39,7 @@ class Exam:
     test: str
     known: Mapping[str, int]  # split of the run -> questions of this suite that stand in it
     unit: str = "share"  # of before, after and gain, as in Report
+    down: bool = False  # less is better
 
 
 def examine(
@@ -51,6 +52,7 @@ def examine(
 ) -> Exam:
     """Both models of a run on ``file``, or on the run's test holdout.
 
+    ``checker`` "auto" is the run's own function where the run claims a score, else what the answers of the file fit.
     Raises RunError where there is no trained model, no test holdout, one that another candidate has opened, or a file
     that holds questions of it; IntegrityError where the questions are no longer the run's; DataError for a file that
     cannot be used.
@@ -107,6 +109,8 @@ def _check_same(record: ledger.RunRecord, whole: TaskSet) -> None:
 
 def _read(record: ledger.RunRecord, file: Path | None, checker: str) -> TaskSet:
     assert file is not None
+    if checker == "auto" and record.recipe.gate.primary.metric == "score":
+        checker = record.recipe.tasks.options.get("checker", checker)
     options = {"name": "jsonl", "path": str(file), "checker": checker}
     tasks: TaskSet = load.make("tasks", Member(**options)).suite()
     if not tasks.dev:
@@ -139,20 +143,34 @@ def _known(record: ledger.RunRecord, suite: Sequence[Task]) -> dict[str, int]:
 def _ask(
     record: ledger.RunRecord, suite: TaskSet, name: str, known: Mapping[str, int], engine: Engine | None
 ) -> dict[str, Any]:
-    before, after = _reports(record, suite, engine)
+    claim = _claim(record, suite)
+    before, after = _reports(record, suite, claim.metric, engine)
     gain = paired.gain(before, after)
-    rule = gate.gain_rule("gain", before, after, record.recipe.gate.alpha, record.recipe.gate.primary)
+    rule = gate.gain_rule("gain", before, after, record.recipe.gate.alpha, claim)
     said = ([m.value, m.low, m.high] for m in (main_metric(before), main_metric(after), gain))
     return {"run": record.name, "suite": name, "n": gain.n, **dict(zip(("before", "after", "gain"), said, strict=True)),
-            "test": rule.detail.partition(", must")[0], "known": dict(known), "unit": before.unit}  # fmt: skip
+            "test": rule.detail.partition(", must")[0], "known": dict(known), "unit": before.unit,
+            "down": claim.direction == "down"}  # fmt: skip
 
 
-def _reports(record: ledger.RunRecord, suite: TaskSet, engine: Engine | None) -> tuple[Report, Report]:
+def _claim(record: ledger.RunRecord, suite: TaskSet) -> PrimaryConfig:
+    """What the run claimed, as far as these questions allow: groups are never counted as independent, and what no
+    function scores is right or wrong.
+    """
+    claim = record.recipe.gate.primary
+    if claim.metric == "score" and any(c.score is None for c in suite.checkers.values()):
+        claim = PrimaryConfig()
+    if claim.test == "mcnemar" and paired.grouped([t.group for t in suite.dev]):
+        claim = claim.model_copy(update={"test": "auto"})
+    return claim
+
+
+def _reports(record: ledger.RunRecord, suite: TaskSet, metric: str, engine: Engine | None) -> tuple[Report, Report]:
     engine = engine or loop.make_engine(record.recipe)
     try:
         models = loop.models(record, engine)
         method, tokens = load.make("methods", record.recipe.method), engine.tokens(models[0])
-        asked = (tokens, method, suite, "exam", suite.dev, record.recipe.gate.primary.metric)
+        asked = (tokens, method, suite, "exam", suite.dev, metric)
         before, after = (measure(engine, c, *asked, seed=record.recipe.seed).report for c in models)
     finally:
         engine.close()

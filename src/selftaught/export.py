@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
+from selftaught import figures
 from selftaught.config import to_yaml
 from selftaught.errors import RunError, noticing_a_full_disk
 from selftaught.ledger import GOOD, RunRecord
@@ -31,6 +32,7 @@ questions.{real} Outcome: **{outcome}** ({reason}).
 |---|---|---|---|---|
 {rules}
 
+- The claim, made before the run: {claim}.
 - Labels were used for: {labels}.
 - Training data: {kept} examples kept of {made} made; what was rejected, and why, is in the run's record.
 - Parent: `{parent}`
@@ -169,6 +171,7 @@ def card(record: RunRecord) -> str:
         reason=done.decision.reason,
         warning=NOT_PROVED.get(record.outcome, ""),
         rules="\n".join(_row(rule) for rule in done.decision.rules),
+        claim=figures.claim(record.recipe.gate.primary),
         labels=_labels(done.labels),
         kept=f"{done.counts['kept']:,}",
         made=f"{done.counts['made']:,}",

@@ -2,9 +2,20 @@
 
 from __future__ import annotations
 
+from selftaught.config import PrimaryConfig
 from selftaught.types import Metric
 
 BEHIND = {"nats": " nats", "score": ""}
+CLAIMED = {
+    "accuracy": "the share of right answers",
+    "score": "the score",
+    "loglik": "the log-probability of the gold answers",
+}
+
+
+def claim(primary: PrimaryConfig) -> str:
+    """What ``gate.primary`` says is better, as a sentence goes on with it."""
+    return f"{CLAIMED[primary.metric]} goes {primary.direction} on dev and vault"
 
 
 def percent(value: float | None) -> str:

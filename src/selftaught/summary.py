@@ -195,11 +195,12 @@ def blocks(record: RunRecord, root: Path) -> list[Block]:
     found = changes(record)
     table = [(c.suite, str(c.n), interval(c.before, c.unit), interval(c.after, c.unit), points(c.gain, c.unit))
              for c in found]  # fmt: skip
-    right = all(c.unit == "share" for c in found)
+    title = "Right answers" if all(c.unit == "share" for c in found) else "Before and after"
+    down = record.recipe.gate.primary.direction == "down"
     shown = [(shortened(p.question), shortened(p.before), shortened(p.after)) for p in pairs(record)]
     drawn = [
         Block(
-            "Right answers, with 95 % intervals" if right else "Before and after, with 95 % intervals",
+            f"{title}, with 95 % intervals" + ("; less is better on dev and vault" if down else ""),
             tuple(table),
             ("suite", "n", "before", "after", "change"),
         ),
