@@ -116,6 +116,16 @@ def test_that_less_is_better_is_said_wherever_a_cost_is_shown(
     assert re.search(r"  change  -\d.*\(less is better\)", capsys.readouterr().out)
 
 
+def test_where_fewer_right_answers_are_claimed_the_report_still_says_who_was_right(tmp_path: Path) -> None:
+    run = prepared(tmp_path / "claim-1", "gate.primary.direction=down", "gate.guards=[]", "engine.learns=-0.9")
+    loop.run(run)
+    record = ledger.read_run(run)
+    assert record.outcome == "proved"
+    page = report.write_report(run).read_text()
+    won = re.findall(r'<span class="yes">gained</span></p>\n(.*?)</article>', page, re.DOTALL)
+    assert won and all(re.search("<b>parent.*✓ right.*<b>candidate.*✗ wrong", pair, re.DOTALL) for pair in won)
+
+
 def test_a_cost_that_falls_is_no_gain_where_more_was_claimed(tmp_path: Path) -> None:
     assert mine(tmp_path, "cost", "gate.primary.metric=score").outcome == "rejected"
 

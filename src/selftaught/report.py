@@ -26,6 +26,7 @@ from selftaught.ledger import RunRecord, read_report, read_run
 from selftaught.panels import HOLDOUTS, axis, compare, panels
 from selftaught.rows import read_rows
 from selftaught.store import GENESIS, check_files, read_lines, write_file
+from selftaught.tasks.base import CORRECT_SCORE
 from selftaught.types import MIXED_IN, Example, Report, Task, Verdict
 from selftaught.visible import spelled, written
 
@@ -269,7 +270,10 @@ def pairs(
     ]
     gained, lost = [i for i, c in enumerate(change) if c > 0], [i for i, c in enumerate(change) if c < 0]
     chosen = [("gained", i) for i in spread(gained, SHOWN - 3)] + [("lost", i) for i in spread(lost, 3)]
-    rows = [(sign, tasks.get(suite, {}).get(items[i]), said[0][i], said[1][i]) for sign, i in chosen]
+    right = [[score >= CORRECT_SCORE for score in reports[role, suite].scores] for role in ("parent", "candidate")]
+    rows = [
+        (sign, tasks.get(suite, {}).get(items[i]), *((*said[k][i], right[k][i]) for k in (0, 1))) for sign, i in chosen
+    ]
     return {"suite": suite, "n": len(items), "gained": len(gained), "lost": len(lost), "rows": rows,
             "graded": reports["parent", suite].unit != "share"}  # fmt: skip
 
