@@ -16,7 +16,7 @@ from selftaught import ledger, loop, mishaps
 from selftaught.errors import IntegrityError, RecipeError
 from selftaught.integrity import verify
 from selftaught.report import write_report
-from selftaught.store import Store, append_line, check_files, read_chain
+from selftaught.store import Store, append_line, check_files, file_digest, read_chain
 from selftaught.types import canonical, digest
 
 
@@ -224,6 +224,26 @@ def test_a_decision_forged_with_every_link_made_anew_is_not_what_the_reports_say
 
     remade(run, forge)
     assert "recorded as accepted; its reports say proved" in wrong(run)["decision"]
+
+
+@pytest.mark.parametrize("part", ["scores", "metrics"])
+def test_a_report_that_is_not_what_its_items_say_is_named(run: Path, part: str) -> None:
+    """Every link and digest forged anew, and the decision as before: only the items tell."""
+    place = run / ledger.read_run(run).evaluations()["parent", "dev"]["place"]
+    data = json.loads((place / "report.json").read_text())
+    if part == "scores":
+        data["scores"].sort()  # the mean is as before
+    else:
+        data["metrics"]["accuracy"]["value"] -= 0.1
+    (place / "report.json").write_bytes(canonical(data) + b"\n")
+
+    def forge(entry: dict) -> None:
+        if entry.get("place") and run / entry["place"] == place:
+            entry["files"]["report.json"] = file_digest(place / "report.json")
+
+    remade(run, forge)
+    said = "scores are not those of its items" if part == "scores" else "accuracy is not the mean of its scores"
+    assert said in wrong(run)["answers"]
 
 
 def test_counts_that_do_not_add_up_are_named(run: Path) -> None:

@@ -6,6 +6,7 @@ head (``selftaught verify`` prints it) where the trainer cannot write, and pass 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,9 +14,10 @@ from typing import Any
 
 from selftaught import gate, ledger
 from selftaught.errors import IntegrityError, SelftaughtError
+from selftaught.evaluate import METRIC_OF, main_metric
 from selftaught.rows import read_rows
 from selftaught.store import GENESIS, file_digest, linked, read_lines
-from selftaught.types import Decision, Example, Report, Round, Verdict
+from selftaught.types import Decision, Example, Item, Report, Round, Verdict
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,7 @@ def verify(folder: Path, head: str | None = None) -> list[Check]:
         ("journal", _journal),
         ("counts", _counts),
         ("weights", _weights),
+        ("answers", _answers),
         ("decision", _decision),
         ("looks", _looks),
     )
@@ -115,6 +118,20 @@ def _not_finite(path: Path) -> list[str]:
     from safetensors.torch import load_file
 
     return [name for name, tensor in load_file(path).items() if not torch.isfinite(tensor).all()]
+
+
+def _answers(record: ledger.RunRecord) -> Iterable[str]:
+    """What a report counts, and the decision rests on, are the scores of its items."""
+    for entry in record.units("evaluation"):
+        if "items.parquet" not in entry["files"]:  # of format 1
+            continue
+        folder = record.path / entry["place"]
+        report, items = ledger.read_report(folder / "report.json"), read_rows(folder / "items.parquet", Item)
+        counted = list(zip(report.items, report.groups, report.scores, strict=True))
+        if counted != [(i.id, i.group, i.score) for i in items]:
+            yield f"{folder}: the report's scores are not those of its items"
+        elif items and not math.isclose(main_metric(report).value, sum(report.scores) / len(items), abs_tol=1e-9):
+            yield f"{folder}: the report's {METRIC_OF[report.unit]} is not the mean of its scores"
 
 
 def _decision(record: ledger.RunRecord) -> Iterable[str]:
