@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,8 +10,9 @@ import pytest
 
 import small
 from selftaught import gate, integrity, ledger, loop
+from selftaught import report as report_page
 from selftaught.engines.base import StopToken, never
-from selftaught.errors import DataError, IntegrityError, Stopped
+from selftaught.errors import DataError, IntegrityError, ModelError, Stopped
 from selftaught.evaluate import likelihood
 from selftaught.texts import read_texts
 from selftaught.types import Checkpoint, Report, Task
@@ -60,6 +62,36 @@ def test_a_candidate_that_forgot_what_the_base_wrote_is_rejected_though_it_gaine
     assert done.decision.outcome == "rejected"
     assert done.decision.reason == "did not pass: guard: replay, guard: text"
     assert done.decision.rules[0].passed, "the gain alone would have been accepted"
+
+
+class LeavesTheNumbers(small.Counting):
+    """``broken`` models cannot say how likely a text is."""
+
+    broken = "candidate"
+
+    def score(
+        self, checkpoint: Checkpoint, sequences: Sequence[tuple[int, ...]], *, stop: StopToken = never
+    ) -> list[list[float]]:
+        parent = checkpoint.model.startswith("scripted:")
+        value = float("nan") if parent == (self.broken == "parent") else -0.1
+        return [[value] * (len(s) - 1) for s in sequences]
+
+
+@pytest.mark.parametrize("claim", ["accuracy", "loglik"])
+def test_a_candidate_whose_likelihoods_left_the_numbers_is_rejected(tmp_path: Path, claim: str) -> None:
+    folder = small.prepared(tmp_path / "run", "gate.text_items=60", f"gate.primary.metric={claim}")
+    done = loop.run(folder, engine=LeavesTheNumbers())
+    assert done.decision.outcome == "rejected" and done.candidate is not None
+    assert re.search(r"the probability of \d+ of \d+ texts is not a finite number", done.decision.reason)
+    assert all(c.ok for c in integrity.verify(folder))
+    assert "not a finite number" in report_page.write_report(folder).read_text()
+
+
+def test_a_base_whose_likelihoods_left_the_numbers_is_refused(tmp_path: Path) -> None:
+    folder, engine = small.prepared(tmp_path / "run", "gate.text_items=60"), LeavesTheNumbers()
+    engine.broken = "parent"
+    with pytest.raises(ModelError, match="not a finite number"):
+        loop.run(folder, engine=engine)
 
 
 def test_a_loss_of_the_margin_does_not_pass_and_half_of_it_does() -> None:

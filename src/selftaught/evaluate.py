@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 
 from selftaught.engines.base import StopToken, never
+from selftaught.errors import NonFiniteError
 from selftaught.paired import wilson
 from selftaught.stopping import heeding
 from selftaught.tasks.base import CORRECT_SCORE, TaskSet
@@ -41,8 +42,16 @@ def answers(
 def likelihood(
     suite: str, checkpoint: Checkpoint, texts: Sequence[Task], logprobs: Sequence[Sequence[float]]
 ) -> Report:
-    """Mean log-probability per token (nats) of each text, ``logprobs`` one list per text, in order."""
+    """Mean log-probability per token (nats) of each text, ``logprobs`` one list per text, in order.
+
+    Raises NonFiniteError where a model cannot say: of NaN or infinity there is no mean and no test.
+    """
     scores = [sum(row) / len(row) for row in logprobs]
+    if lost := sum(not math.isfinite(s) for s in scores):
+        raise NonFiniteError(
+            f"{suite}: the probability of {lost} of {len(scores)} texts is not a finite number.",
+            hint="The weights are too large for their numbers; lower train.lr.",
+        )
     return _report(suite, checkpoint, texts, scores, "nats", {"loglik": mean(scores)})
 
 

@@ -6,12 +6,14 @@ do not add up over rounds unseen; on the vault with the last model that was prov
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from selftaught import gate, ledger, texts
+from selftaught.errors import ModelError, NonFiniteError
 from selftaught.evaluate import likelihood, main_metric, said, unasked
 from selftaught.measure import measure
 from selftaught.rollout import rollout
@@ -88,7 +90,8 @@ class Judge:
 
         def score(out: Path) -> Mapping[str, Any]:
             scored = s.engine.score(checkpoint, [ids for _, ids in rows], stop=s.stop)
-            found = likelihood(suite, checkpoint, [t for t, _ in rows], scored)
+            with _blaming(role):
+                found = likelihood(suite, checkpoint, [t for t, _ in rows], scored)
             write_rows(out / "items.parquet", Item, unasked([t for t, _ in rows], found))
             write_report(out / "report.json", found)
             return {"role": role, "suite": suite, "nats": round(found.metrics["loglik"].value, 6)}
@@ -147,21 +150,33 @@ class Judge:
         self, out: Path, checkpoint: Checkpoint, role: str, suite: str, tasks: Sequence[Task], metric: str
     ) -> Mapping[str, Any]:
         s = self.setting
-        found = measure(
-            s.engine,
-            checkpoint,
-            s.tokens,
-            s.method,
-            s.tasks,
-            suite,
-            tasks,
-            metric,
-            seed=s.recipe.seed,
-            stop=s.stop,
-            progress=s.view.progress,
-        )
+        with _blaming(role):
+            found = measure(
+                s.engine,
+                checkpoint,
+                s.tokens,
+                s.method,
+                s.tasks,
+                suite,
+                tasks,
+                metric,
+                seed=s.recipe.seed,
+                stop=s.stop,
+                progress=s.view.progress,
+            )
         if found.rollouts:
             write_rows(out / "rows.parquet", Rollout, found.rollouts)
         write_rows(out / "items.parquet", Item, found.items)
         write_report(out / "report.json", found.report)
         return {"role": role, "suite": suite, metric: round(main_metric(found.report).value, 6)}
+
+
+@contextmanager
+def _blaming(role: str) -> Iterator[None]:
+    """A candidate that left the numbers is rejected (NonFiniteError); a parent that did is no model to begin with."""
+    try:
+        yield
+    except NonFiniteError as error:
+        if role == "candidate":
+            raise
+        raise ModelError(f"The parent: {error.message}", hint="No candidate can be compared with it.") from error

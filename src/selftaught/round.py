@@ -88,7 +88,7 @@ class Transaction:
             candidate = self._train(examples)
         except (NonFiniteError, Refused) as error:
             return self._record(None, Decision("rejected", (), str(error).splitlines()[0]))
-        return self._record(candidate, self.judge.decide(candidate))
+        return self._record(candidate, self._decide(candidate))
 
     # ------------------------------------------------------------ propose, sample, harvest, curate
 
@@ -245,7 +245,13 @@ class Transaction:
             "last_loss": None if losses[-1] is None else round(losses[-1], 4),
         }
 
-    # ------------------------------------------------------------ record
+    # ------------------------------------------------------------ judge, record
+
+    def _decide(self, candidate: Checkpoint) -> Decision:
+        try:
+            return self.judge.decide(candidate)
+        except NonFiniteError as error:
+            return Decision("rejected", (), error.message.rstrip("."))
 
     def _record(self, candidate: Checkpoint | None, decision: Decision) -> Round:
         self.setting.stage("record", decision.outcome)
