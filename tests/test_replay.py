@@ -353,3 +353,13 @@ def test_people_judge_the_methods_own_examples_alone(tmp_path: Path) -> None:
     asked = {q.subject for q in selftaught.review(folder).questions}
     record = ledger.read_run(folder)
     assert asked == {e.id for e in small.kept(record) if e.own} and len(judged(record)[0]) == 5
+
+
+def test_text_that_is_held_out_and_to_be_learned_is_told_before_the_run(tmp_path: Path) -> None:
+    """The filters keep nothing of it: a run would go on without any real text."""
+    file = small.write_jsonl(tmp_path / "real.jsonl", [{"text": t} for t in texts(9)])
+    both = (f"train.real={file}", f"gate.text={file}")
+    notes = loop.plan(small.recipe(*both, "gate.text_items=4")).notes
+    assert "train.real: 4 of its texts stand in gate.text and are not learned" in notes
+    with pytest.raises(DataError, match=r"All texts of train\.real stand in gate\.text"):
+        loop.plan(small.recipe(*both, "gate.text_items=9"))

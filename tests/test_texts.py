@@ -130,6 +130,8 @@ def test_a_file_of_real_text_is_the_guard_and_is_held_out(tmp_path: Path) -> Non
         ("a.jsonl", '{"text": "x"}\n{"txt": 1}\n', "line 2: no text"),
         ("b.txt", "\n\n", "holds no text"),
         ("c.txt", None, "cannot be read"),
+        ("d.json", '[{"text": "x"}]', "is a .json file, not text"),
+        ("e.jsonl", '{"text": "x"}\n{"text": "\\ud800"}\n', "line 2: half of a surrogate pair"),
     ],
 )
 def test_a_file_that_is_no_text_is_refused_before_the_run(
@@ -146,3 +148,11 @@ def test_texts_come_once_each_and_as_many_as_asked(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text('{"text": "x y"}\n\n{"text": "x y"}\n{"text": "z"}\n')
     assert [t.question for t in read_texts(str(tmp_path / "a.jsonl"), "gate.text", 9)] == ["x y", "z"]
     assert len(read_texts(str(tmp_path / "a.jsonl"), "gate.text", 1)) == 1 and read_texts(None, "gate.text", 9) == ()
+
+
+def test_texts_end_where_their_format_says(tmp_path: Path) -> None:
+    """A line of JSON may hold other ends of a line; a blank line may hold spaces; a file may begin with a mark."""
+    (tmp_path / "a.jsonl").write_text('\ufeff{"text": "x\u2028y\x85"}\n{"text": "z"}\n')
+    assert [t.question for t in read_texts(str(tmp_path / "a.jsonl"), "gate.text")] == ["x\u2028y\x85", "z"]
+    (tmp_path / "a.txt").write_text("\ufeffone\n \t\ntwo,\ngone on\n\n\n\nthree\n")
+    assert [t.question for t in read_texts(str(tmp_path / "a.txt"), "gate.text")] == ["one", "two, gone on", "three"]

@@ -13,8 +13,10 @@ from collections.abc import Iterable, Sequence
 from selftaught.bench import RunBench
 from selftaught.config import Recipe
 from selftaught.engines.base import StopToken, Tokens, never
+from selftaught.errors import DataError
 from selftaught.setting import Setting
 from selftaught.stopping import heeding
+from selftaught.tasks.base import Held
 from selftaught.texts import opening, read_texts
 from selftaught.types import Example, Sampling, Task
 
@@ -71,8 +73,8 @@ def _pieces(text: Task, tokens: Tokens, most: int) -> list[Example]:
 
 
 def planned(recipe: Recipe, tokens: Tokens, stop: StopToken = never) -> tuple[float, tuple[str, ...]]:
-    """(tokens of a piece of real text on average, what there is of it in words). Raises DataError (see read_texts) and
-    Stopped."""
+    """(tokens of a piece of real text on average, what there is of it in words). Raises DataError (see read_texts; or
+    where all of it is held out) and Stopped."""
     texts = read_texts(recipe.train.real, "train.real")
     if not texts:
         return 0.0, ()
@@ -81,4 +83,16 @@ def planned(recipe: Recipe, tokens: Tokens, stop: StopToken = never) -> tuple[fl
     said = f"train.real: {len(texts):,} texts in {len(pieces):,} pieces of {length:,.0f} tokens on average"
     used = f"{share:.0%} of the examples" if share else "left out, as train.replay is 1"
     begin = () if opening(tokens) else ("train.real: this model has no token to begin with: texts start without one",)
-    return length, (f"{said}; {used}", *begin)
+    return length, (f"{said}; {used}", *begin, *_held_out(recipe, texts))
+
+
+def _held_out(recipe: Recipe, texts: Sequence[Task]) -> tuple[str, ...]:
+    """How many of ``texts`` are those of gate.text, which nothing is learned from, in words."""
+    held = Held(t.prompt for t in read_texts(recipe.gate.text, "gate.text", recipe.gate.text_items))
+    count = sum(held.shows(t.prompt) for t in texts)
+    if count == len(texts):
+        raise DataError(
+            "All texts of train.real stand in gate.text, which is held out: none could be learned.",
+            hint="Share the texts out over two files, or lower gate.text_items.",
+        )
+    return (f"train.real: {count:,} of its texts stand in gate.text and are not learned",) if count else ()

@@ -8,6 +8,7 @@ the held-out questions as they are asked.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from selftaught.methods.base import Method
 from selftaught.types import Rollout, Task
 
 TEXT_GUARDS = ("replay", "text")
+NO_TEXT = (".json", ".csv", ".tsv", ".parquet")  # read as questions, but never as text
 Texts = tuple[Task, ...]  # each with its text as the only message, form "document"
 Sequences = list[tuple[Task, tuple[int, ...]]]
 
@@ -29,16 +31,18 @@ def read_texts(path: str | None, key: str, most: int | None = None) -> Texts:
     """
     if path is None or most == 0:
         return ()
-    file = Path(path)
+    file, hint = Path(path), "Give a .txt or .jsonl file."
+    if (kind := file.suffix.lower()) in NO_TEXT:
+        raise DataError(f"{key}: {file} is a {kind} file, not text.", hint=hint)
     try:
-        content = file.read_text(encoding="utf-8")
+        content = file.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{key}: {file} cannot be read: {error}.", hint="Give a .txt or .jsonl file.") from error
-    if file.suffix == ".jsonl":
-        lines = enumerate(content.splitlines(), start=1)
+        raise DataError(f"{key}: {file} cannot be read: {error}.", hint=hint) from error
+    if kind == ".jsonl":
+        lines = enumerate(content.split("\n"), start=1)  # not splitlines: JSON may hold other ends of a line
         found = [_text(f"{key}: {file}, line {number}", line) for number, line in lines if line.strip()]
     else:
-        found = [" ".join(part.split()) for part in content.split("\n\n") if part.strip()]
+        found = [" ".join(part.split()) for part in re.split(r"\n[^\S\n]*\n", content) if part.strip()]
     if not found:
         raise DataError(f"{key}: {file} holds no text.", hint=f"Leave {key} out, or put some text there.")
     texts = dict.fromkeys(found)
@@ -49,7 +53,10 @@ def _text(where: str, line: str) -> str:
     try:
         text: Any = json.loads(line)["text"]
         if isinstance(text, str) and text.strip():
+            text.encode()
             return text
+    except UnicodeEncodeError as error:  # before ValueError, which it is
+        raise DataError(f"{where}: half of a surrogate pair stands alone.", hint="Write the file as UTF-8.") from error
     except (ValueError, KeyError, TypeError, RecursionError):
         pass
     raise DataError(f"{where}: no text.", hint='A line is {"text": "..."}; or give a .txt file.')
