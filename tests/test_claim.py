@@ -149,6 +149,13 @@ def test_a_plan_of_a_graded_claim_promises_no_number(tmp_path: Path) -> None:
     assert any("depends on how much it differs from question to question" in note for note in found.notes)
 
 
+def test_a_plan_says_that_a_bootstrap_needs_units_that_differ(tmp_path: Path) -> None:
+    """On 40 questions McNemar could show 22 points; of 30 that have to differ a bootstrap asks for 75."""
+    few = ("tasks.dev=40", "tasks.vault=25", "gate.primary.test=bootstrap")
+    assert loop.plan(recipe(*few)).provable == {"dev": 0.75, "vault": None}
+    assert loop.plan(recipe(*few[:2])).provable["dev"] < 0.3
+
+
 def test_what_a_claim_needs_is_asked_for_before_anything_is_sampled(tmp_path: Path) -> None:
     file = questions(tmp_path, grouped=True)
     with pytest.raises(RecipeError, match="these carry groups"):

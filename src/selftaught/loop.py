@@ -101,7 +101,10 @@ def _provable(config: GateConfig, tasks: TaskSet) -> dict[str, float | None]:
     if config.primary.metric != "accuracy":
         return {}
     holdouts = {"dev": (tasks.dev, config.alpha), "vault": (tasks.vault, config.alpha / config.looks)}
-    return {name: power.smallest_gain(units(suite), alpha) for name, (suite, alpha) in holdouts.items()}
+    shown = {name: power.smallest_gain(units(suite), alpha) for name, (suite, alpha) in holdouts.items()}
+    if config.primary.test != "bootstrap":
+        return shown
+    return {name: power.by_bootstrap(gain, units(holdouts[name][0])) for name, gain in shown.items()}
 
 
 def _unknown(config: GateConfig) -> tuple[str, ...]:

@@ -66,6 +66,13 @@ def smallest_gain(n: int, alpha: float, discordance: float = DISCORDANCE, power_
     return high
 
 
+def by_bootstrap(gain: float | None, n: int, discordance: float = DISCORDANCE) -> float | None:
+    """The smallest gain that ``n`` units show by a bootstrap, which sees none until FEWEST of them differ."""
+    if gain is None or n < FEWEST:
+        return None
+    return gain if n * discordance >= FEWEST else max(gain, FEWEST / n)
+
+
 @lru_cache(maxsize=1024)
 def items_needed(gain: float, alpha: float, discordance: float = DISCORDANCE, power_: float = POWER) -> int:
     """Labelled items for 80 % power to show ``gain`` at ``alpha``."""

@@ -203,8 +203,8 @@ class Metric:
 class Report:
     """What was measured on one checkpoint: an evaluation, an audit or a probe.
 
-    ``unit`` says what ``scores`` are: "share" (0 to 1 per item, more is better) or "nats" (natural-log probability of a
-    text per token, more is better).
+    ``unit`` says what ``scores`` are: "share" (1 for right, 0 for not), "score" (what a user's function returned, any
+    finite number) or "nats" (natural-log probability of a text or a gold answer, per token).
     """
 
     kind: str  # "evaluation", "audit"
