@@ -11,7 +11,7 @@ import pytest
 
 import selftaught
 import small
-from selftaught import export, integrity, ledger, loop, report, summary, tell
+from selftaught import evaluate, export, integrity, ledger, loop, report, summary, tell
 from selftaught.engines.base import StopToken, never
 from selftaught.engines.scripted import skill_of
 from selftaught.errors import ModelError, RecipeError
@@ -28,6 +28,9 @@ def closeness(completions, answer, **row):
 
 def cost(completions, answer, **row):
     return [min(50.0, off(c, a)) for c, a in zip(completions, answer)]
+
+def small_cost(completions, answer, **row):
+    return [1e-5 * c for c in cost(completions, answer)]
 
 def off(text, answer):
     found = re.findall(r"-?[0-9]+", text)
@@ -124,6 +127,17 @@ def test_where_fewer_right_answers_are_claimed_the_report_still_says_who_was_rig
     page = report.write_report(run).read_text()
     won = re.findall(r'<span class="yes">gained</span></p>\n(.*?)</article>', page, re.DOTALL)
     assert won and all(re.search("<b>parent.*✓ right.*<b>candidate.*✗ wrong", pair, re.DOTALL) for pair in won)
+
+
+def test_a_score_of_any_size_is_shown_in_figures_that_say_something(tmp_path: Path) -> None:
+    record = mine(tmp_path, "small_cost", "gate.primary.metric=score", "gate.primary.direction=down")
+    assert record.outcome == "proved"
+    (shown,) = [b for b in summary.blocks(record, tmp_path) if b.title.startswith("Before and after")]
+    assert re.fullmatch(r"\d\.?\d*e-05 \[.*e-0[56]\]", shown.rows[0][2]), shown.rows[0]
+    page = report.write_report(record.path).read_text()
+    hero = re.findall('<div class="hero">.*?</div>\n</div>', page, re.DOTALL)[0]
+    assert "e-05" in hero and "0.000" not in hero and "0.000 " not in export.card(record)
+    assert evaluate.decimals(0.0) == "0.000" and evaluate.decimals(12.5, "+") == "+12.500"
 
 
 def test_a_cost_that_falls_is_no_gain_where_more_was_claimed(tmp_path: Path) -> None:

@@ -86,7 +86,18 @@ def said(report: Report) -> str:
     value, n = main_metric(report).value, len(report.scores)
     if report.unit == "share":
         return f"{100 * value:.1f} % of {n}"
-    return f"{value:.3f} nats a token of {n} texts" if report.unit == "nats" else f"score {value:.3f} of {n}"
+    return (
+        f"{decimals(value)} nats a token of {n} texts" if report.unit == "nats" else f"score {decimals(value)} of {n}"
+    )
+
+
+def decimals(value: float, sign: str = "") -> str:
+    """Three decimals; or three digits where a score is so small, or so large, that those would say nothing.
+
+    ``sign`` "+" writes the plus as well.
+    """
+    plain = abs(value) < 1e-12 or 0.01 <= abs(value) < 1e6
+    return format(value, f"{sign}.3{'f' if plain else 'g'}")
 
 
 def mean(values: Sequence[float]) -> Metric:

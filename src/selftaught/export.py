@@ -184,10 +184,7 @@ def card(record: RunRecord) -> str:
 
 
 def _row(rule: Rule) -> str:
-    share = rule.unit == "share"
-    shares = (
-        "" if v is None else f"{100 * v:.1f} %" if share else f"{v:.3f} {rule.unit}" for v in (rule.before, rule.after)
-    )
+    shares = ("" if v is None else figures.measure(v, rule.unit) for v in (rule.before, rule.after))
     return "| " + " | ".join((rule.name, *shares, "yes" if rule.passed else "no", rule.detail)) + " |"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from selftaught.config import PrimaryConfig
+from selftaught.evaluate import decimals
 from selftaught.types import Metric
 
 BEHIND = {"nats": " nats", "score": ""}
@@ -23,22 +24,22 @@ def percent(value: float | None) -> str:
 
 
 def measure(value: float | None, unit: str) -> str:
-    return percent(value) if unit == "share" or value is None else f"{value:.3f}{BEHIND[unit]}"
+    return percent(value) if unit == "share" or value is None else decimals(value) + BEHIND[unit]
 
 
 def interval(metric: Metric | None, unit: str = "share") -> str:
     if metric is None:
         return "–"
-    low, high = (f"{100 * v:.1f}" if unit == "share" else f"{v:.3f}" for v in (metric.low, metric.high))
+    low, high = (f"{100 * v:.1f}" if unit == "share" else decimals(v) for v in (metric.low, metric.high))
     return f"{measure(metric.value, unit)} [{low}, {high}]"
 
 
 def change(value: float, unit: str) -> str:
-    return f"{100 * value:+.1f} points" if unit == "share" else f"{value:+.3f}{BEHIND[unit]}"
+    return f"{100 * value:+.1f} points" if unit == "share" else decimals(value, "+") + BEHIND[unit]
 
 
 def points(metric: Metric | None, unit: str = "share") -> str:
     if metric is None:
         return "–"
-    low, high = (f"{100 * v:+.1f}" if unit == "share" else f"{v:+.3f}" for v in (metric.low, metric.high))
+    low, high = (f"{100 * v:+.1f}" if unit == "share" else decimals(v, "+") for v in (metric.low, metric.high))
     return f"{change(metric.value, unit)} [{low}, {high}]"

@@ -22,6 +22,7 @@ from typing import Any, TypeVar
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from selftaught.config import to_yaml
+from selftaught.evaluate import decimals
 from selftaught.ledger import RunRecord, read_report, read_run
 from selftaught.panels import HOLDOUTS, axis, compare, panels
 from selftaught.rows import read_rows
@@ -53,7 +54,7 @@ def write_report(folder: Path) -> Path:
     """
     env = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined,
                       finalize=spelled, trim_blocks=True, lstrip_blocks=True)  # fmt: skip
-    env.filters.update(written=written, date=date, quoted=shlex.quote)
+    env.filters.update(written=written, date=date, decimals=decimals, quoted=shlex.quote)
     page = env.get_template("report.html.j2").render(**contents(read_run(folder)))
     write_file(folder / "report.html", page.encode())
     return folder / "report.html"
