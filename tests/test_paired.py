@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Callable
 
 import numpy as np
 import pytest
 
 from reports import pair, report
 from selftaught import paired, power
+from selftaught.evaluate import mean, proportion
+from selftaught.types import Metric
 
 # ---------------------------------------------------------------- McNemar
 
@@ -171,6 +174,20 @@ def test_wilson_solves_its_own_equation() -> None:
 def test_wilson_of_a_published_table() -> None:
     low, high = paired.wilson(81, 263)  # Newcombe 1998, Statistics in Medicine 17:857, table I, method 3
     assert (round(low, 4), round(high, 4)) == (0.2553, 0.3662)
+
+
+@pytest.mark.parametrize("measured", [proportion, mean])
+def test_the_interval_of_an_average_counts_groups_and_not_their_items(measured: Callable[..., Metric]) -> None:
+    """Four copies of every answer are no more answers; four that have nothing in common are four."""
+    generator = np.random.default_rng(3)
+    single = generator.integers(0, 2, 200).astype(float)
+    copies, groups = np.repeat(single, 4), [f"passage {i // 4}" for i in range(800)]
+    one, four = measured(list(single)), measured(list(copies), groups)
+    assert (four.low, four.high) == pytest.approx((one.low, one.high), abs=1e-3) and four.n == 800
+    apart = list(generator.integers(0, 2, 800).astype(float))
+    alone, grouped = measured(apart), measured(apart, groups)
+    assert grouped.high - grouped.low == pytest.approx(alone.high - alone.low, rel=0.12)
+    assert proportion([1.0] * 800, groups).low == proportion([1.0] * 200).low, "nothing varies: each group is one"
 
 
 def test_wilson_of_nothing_is_everything() -> None:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from selftaught.engines.base import StopToken, never
 from selftaught.errors import NonFiniteError
-from selftaught.paired import wilson
+from selftaught.paired import Groups, by_unit, grouped, mean_and_error, units, wilson
 from selftaught.stopping import heeding
 from selftaught.tasks.base import CORRECT_SCORE, TaskSet
 from selftaught.types import Checkpoint, Item, Metric, Report, Rollout, Task
@@ -33,9 +33,10 @@ def answers(
     grades = [source.grade(t, r.text)[1] for t, r in pairs]
     finished = [float(r.error is None) for r in rollouts]
     right = [float(f and g >= CORRECT_SCORE) for f, g in zip(finished, grades, strict=True)]
-    metrics = {"accuracy": proportion(right), "finished": proportion(finished)}
+    groups = [t.group for t in tasks]
+    metrics = {"accuracy": proportion(right, groups), "finished": proportion(finished, groups)}
     if metric == "score":
-        return _report(suite, checkpoint, tasks, grades, "score", metrics | {"score": mean(grades)})
+        return _report(suite, checkpoint, tasks, grades, "score", metrics | {"score": mean(grades, groups)})
     return _report(suite, checkpoint, tasks, right, "share", metrics)
 
 
@@ -52,7 +53,7 @@ def likelihood(
             f"{suite}: the probability of {lost} of {len(scores)} texts is not a finite number.",
             hint="The weights are too large for their numbers; lower train.lr.",
         )
-    return _report(suite, checkpoint, texts, scores, "nats", {"loglik": mean(scores)})
+    return _report(suite, checkpoint, texts, scores, "nats", {"loglik": mean(scores, [t.group for t in texts])})
 
 
 def _report(
@@ -100,12 +101,12 @@ def decimals(value: float, sign: str = "") -> str:
     return format(value, f"{sign}.3{'f' if plain else 'g'}")
 
 
-def mean(values: Sequence[float]) -> Metric:
-    """With the normal 95 % interval."""
-    n = len(values)
-    middle = sum(values) / n
-    half = 1.96 * math.sqrt(sum((v - middle) ** 2 for v in values) / max(1, n - 1) / n)
-    return Metric(middle, n, middle - half, middle + half)
+def mean(values: Sequence[float], groups: Groups = ()) -> Metric:
+    """With the normal 95 % interval over what is independent: groups, and items without one."""
+    groups = groups or (None,) * len(values)
+    middle, error = mean_and_error(*by_unit((0.0,) * len(values), values, groups))
+    half = 1.96 * error * math.sqrt(units(groups) / max(1, units(groups) - 1))
+    return Metric(middle, len(values), middle - half, middle + half)
 
 
 def items(tasks: Sequence[Task], rollouts: Sequence[Rollout], found: Report) -> list[Item]:
@@ -124,7 +125,13 @@ def unasked(tasks: Sequence[Task], found: Report) -> list[Item]:
     ]  # fmt: skip
 
 
-def proportion(values: Sequence[float]) -> Metric:
+def proportion(values: Sequence[float], groups: Groups = ()) -> Metric:
+    """With Wilson's interval; of items in groups, for as many single items as would vary as they do."""
     n = len(values)
-    low, high = wilson(sum(values), n)
-    return Metric(sum(values) / n if n else 0.0, n, low, high)
+    share, alike = sum(values) / n if n else 0.0, float(n)
+    if grouped(groups):
+        varied = (mean(values, groups).high - share) / 1.96
+        spread = share * (1 - share)
+        alike = min(alike, spread / varied**2 if varied else alike) if spread else float(units(groups))
+    low, high = wilson(share * alike, alike)
+    return Metric(share, n, low, high)

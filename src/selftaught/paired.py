@@ -86,7 +86,7 @@ def _crossing(wins: int, losses: int, n: int, target: float) -> float:
     return low
 
 
-def wilson(successes: float, n: int, level: float = 0.95) -> tuple[float, float]:
+def wilson(successes: float, n: float, level: float = 0.95) -> tuple[float, float]:
     """Wilson score interval for a proportion."""
     if n == 0:
         return 0.0, 1.0
@@ -146,7 +146,7 @@ def no_loss(before: Sequence[float], after: Sequence[float], groups: Groups, mar
     Tango's.
     """
     sums, sizes = by_unit(before, after, groups)
-    mean, error = _mean_and_error(sums, sizes)
+    mean, error = mean_and_error(sums, sizes)
     least = math.sqrt(margin * (1 - margin) * float(np.sum(sizes * sizes))) / float(sizes.sum())
     return 1 - NormalDist().cdf((mean + margin) / max(error, least))
 
@@ -162,14 +162,14 @@ def bootstrap(
     sums, sizes = by_unit(before, after, groups)
     if np.count_nonzero(sums) < FEWEST:
         return 1.0
-    mean, error = _mean_and_error(sums, sizes)
+    mean, error = mean_and_error(sums, sizes)
     if error == 0.0:  # every unit moved by the same
         return 1 / (draws + 1) if mean > 0 else 1.0
     above = int(np.sum(_studentized(sums, sizes, seed, draws) >= mean / error))
     return (above + 1) / (draws + 1)
 
 
-def _mean_and_error(sums: Floats, sizes: Floats) -> tuple[float, float]:
+def mean_and_error(sums: Floats, sizes: Floats) -> tuple[float, float]:
     """Mean difference per item and its cluster-robust standard error."""
     mean = sums.sum() / sizes.sum()
     return float(mean), float(np.sqrt(np.sum((sums - sizes * mean) ** 2)) / sizes.sum())
@@ -204,7 +204,7 @@ def gain(before: Report, after: Report, level: float = 0.95, draws: int = DRAWS)
         wins, losses = wins_losses(*scores)
         return Metric((wins - losses) / n, n, *paired_interval(wins, losses, n, level))
     sums, sizes = by_unit(*scores, before.groups)
-    mean, error = _mean_and_error(sums, sizes)
+    mean, error = mean_and_error(sums, sizes)
     if np.count_nonzero(sums) < FEWEST or error == 0.0:
         return Metric(mean, n, *_normal_interval(sums, sizes, level))
     edges = np.quantile(_studentized(sums, sizes, 0, draws), [0.5 + level / 2, 0.5 - level / 2])
@@ -214,6 +214,6 @@ def gain(before: Report, after: Report, level: float = 0.95, draws: int = DRAWS)
 def _normal_interval(sums: Floats, sizes: Floats, level: float) -> tuple[float, float]:
     step = float(np.max(np.abs(sums))) or float(np.mean(sizes))
     size = float(np.mean(sizes))
-    mean, error = _mean_and_error(np.append(sums, [step, -step]), np.append(sizes, [size, size]))
+    mean, error = mean_and_error(np.append(sums, [step, -step]), np.append(sizes, [size, size]))
     half = NormalDist().inv_cdf(0.5 + level / 2) * error
     return mean - half, mean + half

@@ -191,7 +191,7 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class Metric:
-    """A value with its 95 % interval (Wilson for proportions, normal for means) over ``n`` items."""
+    """A value with its 95 % interval (Wilson for proportions, normal for means; by group, if any) over ``n`` items."""
 
     value: float
     n: int
