@@ -7,7 +7,7 @@ ARGS ?=
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv demo test test-all bundled study-sums study-plateau clean
+.PHONY: help venv demo test test-all bundled study-sums study-plateau study-gate clean
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 BIN := .venv/bin
@@ -63,6 +63,9 @@ study-sums: venv ## the study of the sums world; goes on where it stopped (bench
 
 study-plateau: venv ## does more pretraining move the bundled base? (about 25 minutes)
 	$(BIN)/python benchmarks/studies/plateau.py $(ARGS)
+
+study-gate: venv ## how often the gate is wrong, with simulated models (about ten minutes)
+	PYTHONPATH=tests $(BIN)/python benchmarks/studies/gate.py $(ARGS)
 
 clean: ## remove .venv and caches; runs/ stays
 	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache

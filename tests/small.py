@@ -12,7 +12,8 @@ from selftaught.bench import RunBench
 from selftaught.config import Recipe, parse_recipe
 from selftaught.engines.base import Completion, Request, never
 from selftaught.engines.scripted import Scripted
-from selftaught.ledger import RunRecord
+from selftaught.errors import Stopped
+from selftaught.ledger import RunRecord, read_run
 from selftaught.methods.self_consistency import SelfConsistency
 from selftaught.rows import read_rows
 from selftaught.store import Store, file_digest, write_file
@@ -133,3 +134,13 @@ def kept(record: RunRecord) -> list[Example]:
 
 def items(record: RunRecord, suite: str) -> list[Item]:
     return read_rows(record.path / record.evaluations()["parent", suite]["place"] / "items.parquet", Item)
+
+
+def run_in_pieces(folder: Path, pieces: Sequence[int]) -> None:
+    """Run it, stopped after so many looks at the token again and again, and then to its end."""
+    for calls in pieces:
+        try:
+            loop.run(folder, stop=after(calls))
+        except Stopped:
+            assert read_run(folder).outcome == "stopped"
+    loop.run(folder)

@@ -11,7 +11,7 @@ import pytest
 
 import selftaught
 import small
-from selftaught import evaluate, export, integrity, ledger, loop, report, summary, tell
+from selftaught import export, figures, integrity, ledger, loop, report, summary, tell
 from selftaught.engines.base import StopToken, never
 from selftaught.engines.scripted import skill_of
 from selftaught.errors import ModelError, RecipeError
@@ -88,7 +88,11 @@ def test_a_score_of_ones_own_is_proved_recorded_and_drawn(tmp_path: Path, test: 
     (shown,) = [b for b in summary.blocks(record, tmp_path) if b.title.startswith("Before and after")]
     assert re.fullmatch(r"\+0\.\d{3} \[\+0\.\d{3}, \+0\.\d{3}\]", shown.rows[0][4])
     page = report.write_report(record.path).read_text()
-    assert "<b>Score</b>" in page and "✓ right" not in page and "a score that goes up" in page
+    assert (
+        "<b>Score</b>" in page
+        and "✓ right" not in page
+        and "the score goes up on dev and vault, by a one-sided test" in page
+    )
 
 
 def test_a_cost_that_falls_is_a_gain_and_over_groups_it_is_tested_by_group(tmp_path: Path) -> None:
@@ -137,7 +141,7 @@ def test_a_score_of_any_size_is_shown_in_figures_that_say_something(tmp_path: Pa
     page = report.write_report(record.path).read_text()
     hero = re.findall('<div class="hero">.*?</div>\n</div>', page, re.DOTALL)[0]
     assert "e-05" in hero and "0.000" not in hero and "0.000 " not in export.card(record)
-    assert evaluate.decimals(0.0) == "0.000" and evaluate.decimals(12.5, "+") == "+12.500"
+    assert figures.decimals(0.0) == "0.000" and figures.decimals(12.5, "+") == "+12.500"
 
 
 def test_a_cost_that_falls_is_no_gain_where_more_was_claimed(tmp_path: Path) -> None:

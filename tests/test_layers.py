@@ -19,7 +19,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (  # lowest first; a module may import wha
     ("lock",),
     ("config", "store", "rows"),
     ("champions", "mishaps"),
-    ("paired",),
+    ("paired", "figures"),
     ("ledger", "power", "view", *(f"{family}.base" for family in FAMILIES)),
     ("gate",),
     ("MEMBER",),  # every other module of a family folder
@@ -31,7 +31,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (  # lowest first; a module may import wha
     ("judge", "replay"),
     ("round",),
     ("loop",),
-    ("figures", "panels"),
+    ("panels",),
     ("report", "look", "summary", "integrity", "export"),
     ("promotion", "exam", "arrivals"),
     ("doctor",),

@@ -13,6 +13,7 @@ from reports import pair, report
 from selftaught import paired, power
 from selftaught.evaluate import mean, proportion
 from selftaught.types import Metric
+from simulated import p_values, right_and_wrong, skewed
 
 # ---------------------------------------------------------------- McNemar
 
@@ -197,41 +198,17 @@ def test_wilson_of_nothing_is_everything() -> None:
 # ---------------------------------------------------------------- bootstrap
 
 
-def rejected(test: str, draws: list[tuple[list[float], list[str | None]]], alpha: float) -> float:
-    """Share of the draws (differences, groups) in which ``test`` sees a gain."""
-    if test == "bootstrap":
-        found = [paired.bootstrap([0.0] * len(d), d, g, draws=1000) for d, g in draws]
-    else:
-        found = [paired.sign_flip([0.0] * len(d), d, g) for d, g in draws]
-    return float(np.mean([p <= alpha for p in found]))
-
-
 @pytest.mark.parametrize(("n", "differ"), [(300, 0.15), (1000, 0.05), (1000, 0.3)])
 def test_no_change_in_right_answers_passes_a_bootstrap_no_more_often_than_alpha(n: int, differ: float) -> None:
-    generator = np.random.default_rng(7)
-    draws = []
-    for wins, losses, same in generator.multinomial(n, [differ / 2, differ / 2, 1 - differ], size=400):
-        draws.append(([1.0] * wins + [-1.0] * losses + [0.0] * same, [None] * n))
-    assert rejected("bootstrap", draws, 0.05) <= 0.05 + 0.025
-    assert rejected("bootstrap", draws, 0.05 / 3) <= 0.05 / 3 + 0.015
-
-
-def skewed(count: int, clusters: int, sign: int) -> list[tuple[list[float], list[str | None]]]:
-    """Scores whose mean did not change, though most groups got a little better (or worse) and a few the other way."""
-    generator, found = np.random.default_rng(8), []
-    for _ in range(count):
-        sizes = generator.integers(1, 12, clusters)
-        shifts = sign * (generator.exponential(0.6, clusters) - 0.6)
-        differences = [s + e for s, n in zip(shifts, sizes, strict=True) for e in generator.normal(0, 0.2, n)]
-        names: list[str | None] = [f"g{i}" for i, n in enumerate(sizes) for _ in range(n)]
-        found.append((differences, names))
-    return found
+    found = p_values("bootstrap", right_and_wrong(400, n, differ))
+    assert np.mean(found <= 0.05) <= 0.05 + 0.025
+    assert np.mean(found <= 0.05 / 3) <= 0.05 / 3 + 0.015
 
 
 def test_a_bootstrap_asks_about_the_mean_where_a_sign_flip_asks_whether_anything_changed() -> None:
     for sign in (1, -1):
-        assert rejected("bootstrap", skewed(400, 60, sign), 0.05) <= 0.05 + 0.025
-    assert rejected("sign_flip", skewed(400, 60, -1), 0.05) > 0.07, "a mean that stands, in scores that did change"
+        assert np.mean(p_values("bootstrap", skewed(400, 60, sign)) <= 0.05) <= 0.05 + 0.025
+    assert np.mean(p_values("sign_flip", skewed(400, 60, -1)) <= 0.05) > 0.07, "a mean that stands, scores that did not"
 
 
 def test_a_bootstrap_on_a_few_differing_units_knows_nothing() -> None:

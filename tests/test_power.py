@@ -67,7 +67,7 @@ def test_a_bootstrap_asks_for_items_that_differ_and_a_spread_of_nothing_for_a_fe
     big = PrimaryConfig(test="bootstrap")
     assert power.items_for(GateConfig(primary=big, min_gain=0.5), 0.05) == 100, "30 of which differ"
     assert power.items_for(GateConfig(min_gain=0.5), 0.05) < 30
-    assert power.units_for_spread(0.05, 0.05, 0.0) == power.guard_groups(0.05) == 5
+    assert power.units_for_spread(0.05, 0.05, 0.0) == power.fewest_units(0.05) == 5
 
 
 def test_what_a_graded_score_can_prove_is_not_promised() -> None:

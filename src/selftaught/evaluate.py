@@ -14,6 +14,7 @@ from selftaught.types import Checkpoint, Item, Metric, Report, Rollout, Task
 
 UNIT_OF = {"accuracy": "share", "score": "score", "loglik": "nats"}  # of a metric's scores, item by item
 METRIC_OF = {unit: metric for metric, unit in UNIT_OF.items()}
+HOLDOUTS = ("dev", "vault")  # the suites that the claim is about
 
 
 def answers(
@@ -82,31 +83,16 @@ def main_metric(report: Report) -> Metric:
     return report.metrics[METRIC_OF[report.unit]]
 
 
-def said(report: Report) -> str:
-    """The main_metric in words: "68.1 % of 1000"."""
-    value, n = main_metric(report).value, len(report.scores)
-    if report.unit == "share":
-        return f"{100 * value:.1f} % of {n}"
-    return (
-        f"{decimals(value)} nats a token of {n} texts" if report.unit == "nats" else f"score {decimals(value)} of {n}"
-    )
-
-
-def decimals(value: float, sign: str = "") -> str:
-    """Three decimals; or three digits where a score is so small, or so large, that those would say nothing.
-
-    ``sign`` "+" writes the plus as well.
-    """
-    plain = abs(value) < 1e-12 or 0.01 <= abs(value) < 1e6
-    return format(value, f"{sign}.3{'f' if plain else 'g'}")
-
-
 def mean(values: Sequence[float], groups: Groups = ()) -> Metric:
     """With the normal 95 % interval over what is independent: groups, and items without one."""
+    middle, error = _mean_and_error(values, groups)
+    return Metric(middle, len(values), middle - 1.96 * error, middle + 1.96 * error)
+
+
+def _mean_and_error(values: Sequence[float], groups: Groups) -> tuple[float, float]:
     groups = groups or (None,) * len(values)
     middle, error = mean_and_error(*by_unit((0.0,) * len(values), values, groups))
-    half = 1.96 * error * math.sqrt(units(groups) / max(1, units(groups) - 1))
-    return Metric(middle, len(values), middle - half, middle + half)
+    return middle, error * math.sqrt(units(groups) / max(1, units(groups) - 1))
 
 
 def items(tasks: Sequence[Task], rollouts: Sequence[Rollout], found: Report) -> list[Item]:
@@ -130,8 +116,7 @@ def proportion(values: Sequence[float], groups: Groups = ()) -> Metric:
     n = len(values)
     share, alike = sum(values) / n if n else 0.0, float(n)
     if grouped(groups):
-        varied = (mean(values, groups).high - share) / 1.96
-        spread = share * (1 - share)
-        alike = min(alike, spread / varied**2 if varied else alike) if spread else float(units(groups))
+        error, spread = _mean_and_error(values, groups)[1], share * (1 - share)
+        alike = min(n, spread / error**2 if error else n) if spread else units(groups)
     low, high = wilson(share * alike, alike)
     return Metric(share, n, low, high)

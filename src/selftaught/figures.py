@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from selftaught.config import PrimaryConfig
-from selftaught.evaluate import decimals
 from selftaught.types import Metric
 
 BEHIND = {"nats": " nats", "score": ""}
@@ -17,6 +16,15 @@ CLAIMED = {
 def claim(primary: PrimaryConfig) -> str:
     """What ``gate.primary`` says is better, as a sentence goes on with it."""
     return f"{CLAIMED[primary.metric]} goes {primary.direction} on dev and vault"
+
+
+def decimals(value: float, sign: str = "") -> str:
+    """Three decimals; or three digits where a score is so small, or so large, that those would say nothing.
+
+    ``sign`` "+" writes the plus as well.
+    """
+    plain = abs(value) < 1e-12 or 0.01 <= abs(value) < 1e6
+    return format(value, f"{sign}.3{'f' if plain else 'g'}")
 
 
 def percent(value: float | None) -> str:
@@ -38,7 +46,7 @@ def change(value: float, unit: str) -> str:
     return f"{100 * value:+.1f} points" if unit == "share" else decimals(value, "+") + BEHIND[unit]
 
 
-def points(metric: Metric | None, unit: str = "share") -> str:
+def changed(metric: Metric | None, unit: str = "share") -> str:
     if metric is None:
         return "–"
     low, high = (f"{100 * v:+.1f}" if unit == "share" else decimals(v, "+") for v in (metric.low, metric.high))

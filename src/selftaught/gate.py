@@ -190,7 +190,7 @@ def _short_guards(
     for rule, (before, after, margin) in zip(rules, guards.values(), strict=True):
         have = units(before.groups)
         text = before.unit == "nats"
-        need = power.guard_groups(config.alpha) if text else power.guard_items(margin, config.alpha)
+        need = power.fewest_units(config.alpha) if text else power.guard_items(margin, config.alpha)
         worse = sum(after.scores) < sum(before.scores)
         if not rule.passed and not worse and have < need:
             short[rule.name] = f"{have} {_unit(before)} and needs {need}"

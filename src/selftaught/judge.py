@@ -14,7 +14,8 @@ from typing import Any
 
 from selftaught import gate, ledger, texts
 from selftaught.errors import ModelError, NonFiniteError
-from selftaught.evaluate import likelihood, main_metric, said, unasked
+from selftaught.evaluate import HOLDOUTS, likelihood, main_metric, unasked
+from selftaught.figures import measure as figure
 from selftaught.measure import measure
 from selftaught.rollout import rollout
 from selftaught.rows import read_rows, write_report, write_rows
@@ -99,7 +100,7 @@ class Judge:
         key = digest("loglik", checkpoint.digest, [t.id for t, _ in rows], s.recipe.digest)
         unit = s.store.unit("evaluation", key, f"{self.place}/evaluate/{role}-{suite}", score)
         found = ledger.read_report(unit.folder / "report.json")
-        s.view.line(f"  {role} on {suite}: {said(found)}")
+        s.view.line(_said(role, found))
         return unit.id, found
 
     # ------------------------------------------------------------ the vault
@@ -133,17 +134,17 @@ class Judge:
     def _evaluate(self, checkpoint: Checkpoint, role: str, suite: str, tasks: Sequence[Task]) -> tuple[str, Report]:
         """(id of the unit, its report); what an earlier round answered already is read back."""
         s = self.setting
-        metric = s.recipe.gate.primary.metric if suite in ("dev", "vault") else "accuracy"
+        metric = s.recipe.gate.primary.metric if suite in HOLDOUTS else "accuracy"
         asked = [t.id for t in tasks]
         unit = s.store.unit(
             "evaluation",
-            digest(checkpoint.digest, asked, s.recipe.digest, *([metric] if metric != "accuracy" else [])),
+            digest(checkpoint.digest, asked, s.recipe.digest, metric),
             f"{self.place}/evaluate/{role}-{suite}",
             lambda out: self._measure(out, checkpoint, role, suite, tasks, metric),
         )
         self.labels_read = True
         found = ledger.read_report(unit.folder / "report.json")
-        s.view.line(f"  {role} on {suite}: {said(found)}")
+        s.view.line(_said(role, found))
         return unit.id, found
 
     def _measure(
@@ -169,6 +170,10 @@ class Judge:
         write_rows(out / "items.parquet", Item, found.items)
         write_report(out / "report.json", found.report)
         return {"role": role, "suite": suite, metric: round(main_metric(found.report).value, 6)}
+
+
+def _said(role: str, report: Report) -> str:
+    return f"  {role} on {report.name}: {figure(main_metric(report).value, report.unit)} of {len(report.scores)}"
 
 
 @contextmanager

@@ -10,10 +10,8 @@ from functools import partial
 from typing import Any
 
 from selftaught import paired
-from selftaught.evaluate import main_metric
+from selftaught.evaluate import HOLDOUTS, main_metric
 from selftaught.types import Metric, Report
-
-HOLDOUTS = ("dev", "vault")
 
 
 @dataclass(frozen=True)

@@ -97,7 +97,7 @@ def guard_items(margin: float, alpha: float) -> int:
     return math.ceil(z * z * (1 - margin) / margin)
 
 
-def guard_groups(alpha: float) -> int:
+def fewest_units(alpha: float) -> int:
     """Fewest units with which a sign-flip test can reach ``alpha``: all of them have to point one way."""
     return math.ceil(-math.log2(alpha))
 
@@ -111,7 +111,7 @@ def items_for(config: GateConfig, alpha: float, power_: float = POWER) -> int:
 def units_for_spread(gain: float, alpha: float, spread: float, power_: float = POWER) -> int:
     """Units for 80 % power to show a mean ``gain`` where unit means differ by ``spread`` (sd; normal approximation)."""
     z = NormalDist().inv_cdf(1 - alpha) + NormalDist().inv_cdf(power_)
-    return max(guard_groups(alpha), math.ceil((z * spread / gain) ** 2))
+    return max(fewest_units(alpha), math.ceil((z * spread / gain) ** 2))
 
 
 def needed(config: GateConfig, guards: Mapping[str, float]) -> dict[str, int]:

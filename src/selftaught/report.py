@@ -22,9 +22,10 @@ from typing import Any, TypeVar
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from selftaught.config import to_yaml
-from selftaught.evaluate import decimals
+from selftaught.evaluate import HOLDOUTS
+from selftaught.figures import claim, decimals
 from selftaught.ledger import RunRecord, read_report, read_run
-from selftaught.panels import HOLDOUTS, axis, compare, panels
+from selftaught.panels import axis, compare, panels
 from selftaught.rows import read_rows
 from selftaught.store import GENESIS, check_files, read_lines, write_file
 from selftaught.tasks.base import CORRECT_SCORE
@@ -69,7 +70,8 @@ def contents(record: RunRecord) -> dict[str, Any]:
     judged = {s.name: s for s in suites if s.gain is not None}
     return {
         "record": record, "round": done[0] if done else None, "ending": None if done else ending(record),
-        "panels": panels(suites), "hero": judged.get("vault") or judged.get("dev"),
+        "claim": claim(record.recipe.gate.primary), "panels": panels(suites),
+        "hero": judged.get("vault") or judged.get("dev"),
         "wrote": wrote(record, tasks.get("train", {})), "learning": learning(record),
         "pairs": pairs(record, reports, tasks), "cost": cost(record),
         "rounds": record.rounds if len(record.rounds) > 1 else [],

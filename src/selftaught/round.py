@@ -102,10 +102,9 @@ class Transaction:
         examples = mixed(made, self.setting, self.bench)
         asked = {t.id: t for t, _ in groups}
         seen = signals(groups)
-        own, others = ([e.id for e in examples if e.own is ours] for ours in (True, False))
         unit = self.store.unit(
             "examples",
-            digest([self.recipe.digest, self.parent.digest, own, others]),
+            digest(self.recipe.digest, self.parent.digest, [e.id for e in examples]),
             f"{self.place}/examples",
             lambda out: self._curate(out, examples, asked, seen),
         )

@@ -165,16 +165,19 @@ def check_claim(config: GateConfig, tasks: TaskSet, method: Method, tokens: Toke
             "gate.primary.metric=score is the mean of what your own function returns, and tasks.checker names none.",
             hint="Write tasks.checker=path/to/file.py:function, or take metric=accuracy.",
         )
-    unanswered = sum(t.answer is None for t in judged)
-    if config.primary.metric == "loglik" and unanswered:
+    if config.primary.metric == "loglik":
+        _check_gold(judged)
+        check_room(tokens, method, judged, stop)
+    _try_functions(tasks, (*judged, *(t for suite in tasks.guards.values() for t in suite)))
+
+
+def _check_gold(judged: Sequence[Task]) -> None:
+    if unanswered := sum(t.answer is None for t in judged):
         raise RecipeError(
             f"gate.primary.metric=loglik reads the probability of gold answers; {unanswered} of {len(judged)} held-out"
             " questions have none.",
             hint="Give them answers, or take metric=score with a function as tasks.checker.",
         )
-    if config.primary.metric == "loglik":
-        check_room(tokens, method, judged, stop)
-    _try_functions(tasks, (*judged, *(t for suite in tasks.guards.values() for t in suite)))
 
 
 def _check_test(config: GateConfig, test: str) -> None:

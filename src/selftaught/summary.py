@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from selftaught import paired
-from selftaught.evaluate import UNIT_OF, main_metric
-from selftaught.figures import change, interval, measure, points
+from selftaught.evaluate import HOLDOUTS, UNIT_OF, main_metric
+from selftaught.figures import change, changed, interval, measure
 from selftaught.ledger import EXIT_CODES, GOOD, RunRecord
 from selftaught.rows import read_rows
 from selftaught.types import Metric, Report, Rollout, Round, Rule, Task
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
 COUNT_ORDER = ("questions", "samples", "replay", "real", "made", "kept", "rejected")  # first words, in the loop's order
-HOLDOUTS = ("dev", "vault")
 LONGEST = 240  # characters of a model's text in a summary; `selftaught ask` shows all of it
 
 
@@ -193,7 +192,7 @@ def blocks(record: RunRecord, root: Path) -> list[Block]:
     rules = record.final.decision.rules if record.final else ()
     counts = record.final.counts if record.final else {}
     found = changes(record)
-    table = [(c.suite, str(c.n), interval(c.before, c.unit), interval(c.after, c.unit), points(c.gain, c.unit))
+    table = [(c.suite, str(c.n), interval(c.before, c.unit), interval(c.after, c.unit), changed(c.gain, c.unit))
              for c in found]  # fmt: skip
     title = "Right answers" if all(c.unit == "share" for c in found) else "Before and after"
     down = record.recipe.gate.primary.direction == "down"

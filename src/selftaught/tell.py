@@ -109,7 +109,7 @@ def exam(found: Exam) -> None:
     before, after, gain = (Metric(value, found.n, *ends) for value, *ends in (found.before, found.after, found.gain))
     print(f"{found.n:,} questions of {found.suite}")
     print(f"  before  {figures.interval(before, found.unit)}\n  after   {figures.interval(after, found.unit)}")
-    print(f"  change  {figures.points(gain, found.unit)}" + (" (less is better)" if found.down else ""))
+    print(f"  change  {figures.changed(gain, found.unit)}" + (" (less is better)" if found.down else ""))
     print(f"  {found.test}")
     for split, count in found.known.items():
         print(f"  {count} of them stand in the run's own {split}")
