@@ -64,7 +64,7 @@ study-sums: venv ## the study of the sums world; goes on where it stopped (bench
 study-plateau: venv ## does more pretraining move the bundled base? (about 25 minutes)
 	$(BIN)/python benchmarks/studies/plateau.py $(ARGS)
 
-study-gate: venv ## how often the gate is wrong, with simulated models (about ten minutes)
+study-gate: venv ## how often the gate is wrong, with simulated models (about five minutes)
 	PYTHONPATH=tests $(BIN)/python benchmarks/studies/gate.py $(ARGS)
 
 clean: ## remove .venv and caches; runs/ stays

@@ -1,6 +1,6 @@
 """How often the gate is wrong, with simulated models: gains that are not there, and gains that are.
 
-    make study-gate        about ten minutes; the table below is printed and results/gate.json written
+    make study-gate        about five minutes; the table below is printed and results/gate.json written
 
 The simulations are those of tests/simulated.py, which tests/test_null_loop.py and tests/test_paired.py bound.
 """
