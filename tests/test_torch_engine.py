@@ -15,7 +15,7 @@ import torch
 
 import tiny
 from selftaught.config import PromptConfig
-from selftaught.engines import _sample, _tune
+from selftaught.engines import _draw, _tune
 from selftaught.engines.base import Request, TuneJob
 from selftaught.engines.torch_engine import TorchEngine
 from selftaught.errors import ModelError, NonFiniteError, Stopped
@@ -72,8 +72,8 @@ def test_a_sample_depends_on_its_seed_alone_not_on_its_neighbours(llama):
 
 def test_sampled_tokens_follow_the_exact_distribution():
     logits = torch.tensor([[2.0, 1.0, 0.0, -1.0]]).repeat(20_000, 1)
-    u = torch.from_numpy(_sample.uniforms(np.arange(20_000, dtype=np.uint64), 3))
-    ids, logprobs = _sample.draw(logits, u, Sampling(temperature=0.7))
+    u = torch.from_numpy(_draw.uniforms(np.arange(20_000, dtype=np.uint64), 3))
+    ids, logprobs = _draw.draw(logits, u, Sampling(temperature=0.7))
     expected = torch.softmax(logits[0] / 0.7, -1).numpy()
     counts = np.bincount(ids.numpy(), minlength=4)
     chi_square = float(((counts - 20_000 * expected) ** 2 / (20_000 * expected)).sum())
@@ -83,9 +83,9 @@ def test_sampled_tokens_follow_the_exact_distribution():
 
 def test_top_k_and_top_p_cut_the_tail():
     logits = torch.log(torch.tensor([[0.5, 0.3, 0.15, 0.05]])).repeat(2000, 1)
-    u = torch.from_numpy(_sample.uniforms(np.arange(2000, dtype=np.uint64), 0))
-    assert set(_sample.draw(logits, u, Sampling(temperature=1.0, top_k=2))[0].tolist()) == {0, 1}
-    assert set(_sample.draw(logits, u, Sampling(temperature=1.0, top_p=0.9))[0].tolist()) == {0, 1, 2}
+    u = torch.from_numpy(_draw.uniforms(np.arange(2000, dtype=np.uint64), 0))
+    assert set(_draw.draw(logits, u, Sampling(temperature=1.0, top_k=2))[0].tolist()) == {0, 1}
+    assert set(_draw.draw(logits, u, Sampling(temperature=1.0, top_p=0.9))[0].tolist()) == {0, 1, 2}
 
 
 def test_a_cut_completion_says_length_and_an_ended_one_says_stop(llama):

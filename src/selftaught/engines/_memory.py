@@ -78,6 +78,21 @@ class Room:
             self._halve(len(some), width, said)  # out here, where nothing of the failed attempt lives on
         return found
 
+    def within(self, work: Callable[[int], R], rows: int, width: int) -> R:
+        """``work(n)`` with the largest n up to ``rows`` that fits, each row of at most ``width`` tokens.
+
+        What ``work`` gives may not depend on n. Raises OutOfMemory when one row is too large.
+        """
+        while True:
+            some = rows if self.cells is None else min(rows, max(1, self.cells // max(1, width)))
+            try:
+                return work(some)
+            except Exception as error:
+                if not exhausted(error):
+                    raise
+                said = first_line(error)
+            self._halve(some, width, said)  # out here, where nothing of the failed attempt lives on
+
     def _halve(self, rows: int, width: int, said: str) -> None:
         release()
         if rows == 1:

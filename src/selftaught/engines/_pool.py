@@ -43,6 +43,7 @@ class Served:
     checkpoint: Checkpoint
     dtype: str
     prompt: PromptConfig
+    slots: int
 
 
 @dataclass(frozen=True)
@@ -293,4 +294,6 @@ class _Held:
             self.model = _load.load_model(served.checkpoint, served.dtype, "cpu")
             self.digest = served.checkpoint.digest
         tokens = _load.load_tokens(served.checkpoint.model, served.prompt)
-        return [c for _, c in _sample.sample(self.model, tokens, requests, parts, self.room, stop=stop)]
+        return [
+            c for _, c in _sample.sample(self.model, tokens, requests, parts, self.room, most=served.slots, stop=stop)
+        ]

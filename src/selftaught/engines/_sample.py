@@ -1,27 +1,35 @@
-"""A plain sampler over any causal language model's own forward, with its key-value cache.
+"""Sampling over slots: a row that ends makes room for the next at once, and a prompt is read once for all its samples.
 
-Each prompt of a batch is read once; its cache rows are then copied to all its samples. Finished rows leave the batch.
-A token is drawn by inverting the distribution function at one uniform that depends on (seed, position) alone, so a
-sample does not depend on its neighbours' randomness, on batch order or on a restart.
+Results are the same, bit for bit on a CPU, whatever slot a row sits in and whoever sits beside it: a token is drawn by
+one uniform of its own (``_draw``), and the arithmetic of a row does not depend on the others (``_cache``, ``_lean``).
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import groupby
-from typing import Any
+from typing import Any, Protocol
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
 
+from selftaught.engines._cache import FLOOR, Band, Read, Slots
+from selftaught.engines._draw import draw, uniforms
+from selftaught.engines._forward import Forward
+from selftaught.engines._lean import lean
 from selftaught.engines._memory import Room
 from selftaught.engines.base import Completion, Progress, Request, StopToken, never, quiet
 from selftaught.errors import Stopped
 from selftaught.types import Sampling
 
-CACHE_BYTES = 1 << 30  # room for one batch's key-value cache
-MIN_ROWS = 64  # a batch this large is closed when the prompt length changes, which keeps it free of padding
+CACHE_BYTES = 1 << 30  # room for the keys and values of all slots
+MIN_ROWS = 64  # samples that make a batch of their own worth while
+BATCH_SLOTS = 8  # rows of a batch, in slots: the more, the less the end of it costs, where slots run empty
+READ_TOKENS = 4096  # tokens of prompts, with their padding, that are read at once
+BAND = 16  # rows that attend to as many positions as the longest of them needs
+RESORT = 16  # steps after which rows may be put in the order of their lengths, so that bands are of like lengths
 
 
 @dataclass(frozen=True)
@@ -36,198 +44,253 @@ class Part:
         return self.last - self.first
 
 
-def uniforms(seeds: np.ndarray[Any, Any], position: int) -> np.ndarray[Any, Any]:
-    """One uniform in [0, 1) per seed for a position: splitmix64 (Steele et al. 2014) as a counter-based generator."""
-    with np.errstate(over="ignore"):
-        z = seeds.astype(np.uint64) + np.uint64(position + 1) * np.uint64(0x9E3779B97F4A7C15)
-        z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        z = z ^ (z >> np.uint64(31))
-    return (z >> np.uint64(11)).astype(np.float64) * 2.0**-53
+# ---------------------------------------------------------------- batches
 
 
-def plan(requests: Sequence[Request], cache_bytes_per_token: int, max_rows: int) -> list[list[Part]]:
-    """Batches of like requests: same checkpoint and sampling, similar prompt length, bounded cache size."""
-    order = sorted(range(len(requests)), key=lambda i: (_kind(requests[i]), len(requests[i].prompt_ids), i))
+def plan(requests: Sequence[Request], cache_bytes_per_token: int, max_rows: int, workers: int = 1) -> list[list[Part]]:
+    """Batches of requests of one checkpoint and sampling, in the order of their prompts' lengths; at least two for each
+    worker where there are samples enough."""
+    kinds: dict[tuple[str, str], list[int]] = {}
+    for i in sorted(range(len(requests)), key=lambda i: (len(requests[i].prompt_ids), i)):
+        kinds.setdefault((requests[i].checkpoint.digest, repr(requests[i].sampling)), []).append(i)
+    total = sum(len(r.seeds) for r in requests)
     batches: list[list[Part]] = []
-    rows, longest = 0, 0
-    for i in order:
-        request = requests[i]
-        length = len(request.prompt_ids) + request.sampling.max_tokens
-        limit = max(1, min(max_rows, CACHE_BYTES // max(1, cache_bytes_per_token * length)))
-        for first in range(0, len(request.seeds), limit):
-            part = Part(i, first, min(first + limit, len(request.seeds)))
-            previous = requests[batches[-1][-1].request] if batches else None
-            if (
-                previous is None
-                or _kind(previous) != _kind(request)
-                or rows + len(part) > limit
-                or (rows >= MIN_ROWS and len(request.prompt_ids) != longest)
-            ):
-                batches.append([])
-                rows = 0
-            batches[-1].append(part)
-            rows, longest = rows + len(part), len(request.prompt_ids)
+    for kind in sorted(kinds):
+        width = max(len(requests[i].prompt_ids) + requests[i].sampling.max_tokens for i in kinds[kind])
+        most = BATCH_SLOTS * seats(cache_bytes_per_token, width, max_rows)
+        batches += _cut(requests, kinds[kind], max(1, min(most, max(MIN_ROWS, total // (2 * workers)))))
     return batches
 
 
-def _kind(request: Request) -> tuple[str, str]:
-    return request.checkpoint.digest, repr(request.sampling)
+def _cut(requests: Sequence[Request], chosen: Sequence[int], rows: int) -> Iterator[list[Part]]:
+    batch: list[Part] = []
+    left = rows
+    for i in chosen:
+        first, count = 0, len(requests[i].seeds)
+        while first < count:
+            last = min(count, first + left)
+            batch.append(Part(i, first, last))
+            left -= last - first
+            first = last
+            if not left:
+                yield batch
+                batch, left = [], rows
+    if batch:
+        yield batch
 
 
-def draw(logits: torch.Tensor, uniform: torch.Tensor, sampling: Sampling) -> tuple[torch.Tensor, torch.Tensor]:
-    """(ids, log-probs), each [B], from logits [B, V] and uniforms [B]; greedy takes the argmax at temperature 1."""
-    if sampling.temperature == 0:
-        ids = logits.argmax(-1)
-        return ids, torch.log_softmax(logits.float(), -1).gather(1, ids[:, None])[:, 0]
-    scaled = logits.float() / sampling.temperature
-    if sampling.top_k:
-        kth = scaled.topk(min(sampling.top_k, scaled.shape[-1]), -1).values[:, -1:]
-        scaled = scaled.masked_fill(scaled < kth, -torch.inf)
-    if sampling.top_p < 1:
-        scaled = _nucleus(scaled, sampling.top_p)
-    probabilities = torch.softmax(scaled, -1).double()
-    cumulative = probabilities.cumsum(-1)
-    target = (uniform.double() * cumulative[:, -1])[:, None]
-    ids = torch.searchsorted(cumulative, target, right=True).clamp_(max=logits.shape[-1] - 1)
-    return ids[:, 0], probabilities.gather(1, ids)[:, 0].log()
+def seats(cache_bytes_per_token: int, width: int, most: int) -> int:
+    """Rows whose keys and values have room."""
+    return max(1, min(most, CACHE_BYTES // max(1, cache_bytes_per_token * width)))
 
 
-def _nucleus(scaled: torch.Tensor, top_p: float) -> torch.Tensor:
-    """Keep the smallest set of tokens whose mass reaches ``top_p`` (Holtzman et al. 2020)."""
-    ordered, index = scaled.sort(-1, descending=True)
-    mass = torch.softmax(ordered, -1).cumsum(-1)
-    drop = mass - torch.softmax(ordered, -1) >= top_p
-    return scaled.masked_fill(torch.zeros_like(drop).scatter(1, index, drop), -torch.inf)
+# ---------------------------------------------------------------- decoders
+
+
+class Decoder(Protocol):
+    """A model that reads prompts and goes on by a token. ``together``: indices of prompts that may be read at once."""
+
+    banded: bool
+
+    def together(self, prompts: Sequence[tuple[int, ...]]) -> list[list[int]]: ...
+
+    def read(self, prompts: Sequence[tuple[int, ...]]) -> Read: ...
+
+    def step(self, slots: Slots, ids: torch.Tensor, positions: torch.Tensor, bands: Sequence[Band]) -> torch.Tensor: ...
+
+
+_decoders: WeakKeyDictionary[Any, Decoder] = WeakKeyDictionary()
+
+
+@torch.inference_mode()
+def decoder(model: Any) -> Decoder:
+    """The fastest that gives the model's own logits."""
+    if model not in _decoders:
+        _decoders[model] = lean(model) or Forward(model)
+    return _decoders[model]
+
+
+# ---------------------------------------------------------------- one batch
 
 
 class _Batch:
-    """Rows being sampled together. ``live`` holds the row numbers still in the cache."""
+    """Rows being sampled. Slots 0 .. ``live`` - 1 are taken; arrays hold what each of them is about."""
 
-    def __init__(
-        self,
-        model: Any,
-        prompts: list[tuple[int, ...]],
-        owner: list[int],
-        seeds: list[int],
-        sampling: Sampling,
-        ends: frozenset[int],
-        context: int,
-    ) -> None:
-        self.model, self.sampling, self.ends = model, sampling, ends
-        self.limits = [min(sampling.max_tokens, context - len(prompts[k])) for k in owner]  # each row's own
-        self.seeds = np.array(seeds, dtype=np.uint64)
-        self.ids: list[list[int]] = [[] for _ in seeds]
-        self.logprobs: list[list[float]] = [[] for _ in seeds]
-        self.finish = ["length"] * len(seeds)
-        self.live = np.arange(len(seeds))
-        self.logits = self._read(prompts, owner)
+    def __init__(self, model: Any, tokens: Any, requests: Sequence[Request], parts: Sequence[Part], count: int) -> None:
+        self.decoder, self.device = decoder(model), model.device
+        self.requests, self.parts, self.tokens = requests, parts, tokens
+        self.sampling: Sampling = requests[parts[0].request].sampling
+        self.ends = np.array(sorted(ends(model, tokens)), dtype=np.int64)
+        self.done: list[list[Completion | None]] = [[None] * len(p) for p in parts]
+        lengths = [len(requests[p.request].prompt_ids) for p in parts]
+        self.limits = [min(self.sampling.max_tokens, tokens.context - n) for n in lengths]
+        width = max(n + limit for n, limit in zip(lengths, self.limits, strict=True))
+        self.slots = Slots(max(count, FLOOR), width, turned=self.decoder.banded)
+        self.queue = deque((k, i) for k, p in enumerate(parts) for i in range(len(p)))
+        self.read_groups = _chunks(self.decoder, requests, parts)
+        self.read: Read | None = None
+        self.read_first = 0
+        self.live = min(count, len(self.queue))
+        self.part, self.sample, self.drawn, self.position, self.token = np.zeros((5, self.slots.count), dtype=np.int64)
+        self.seed = np.zeros(self.slots.count, dtype=np.uint64)
+        most = max(self.limits)
+        self.ids = np.zeros((self.slots.count, most), dtype=np.int64)
+        self.logprobs = np.zeros((self.slots.count, most))
 
-    def _read(self, prompts: list[tuple[int, ...]], owner: list[int]) -> torch.Tensor:
-        from transformers import DynamicCache
+    def run(self, stop: StopToken) -> list[tuple[Part, list[Completion]]]:
+        self._fill(np.arange(self.live))
+        steps = 0
+        while self.live:
+            if stop():
+                raise Stopped
+            if self.decoder.banded and steps % RESORT == 0:
+                self._sort()
+            steps += 1
+            rows = np.arange(self.live)
+            self._fill(self._take(rows, self._step()))
+        return [(p, [c for c in found if c is not None]) for p, found in zip(self.parts, self.done, strict=True)]
 
-        longest = max(map(len, prompts))
-        device = self.model.device
-        ids = torch.zeros((len(prompts), longest), dtype=torch.long, device=device)
-        mask = torch.zeros_like(ids)
-        for row, prompt in enumerate(prompts):  # padding stands on the left
-            ids[row, longest - len(prompt) :] = torch.tensor(prompt, device=device)
-            mask[row, longest - len(prompt) :] = 1
-        self.cache = DynamicCache(config=self.model.config)
-        padded = bool((mask == 0).any())
-        positions = (mask.cumsum(-1) - 1).clamp(min=0)
-        out = self.model(
-            input_ids=ids,
-            attention_mask=mask if padded else None,
-            position_ids=positions,
-            past_key_values=self.cache,
-            use_cache=True,
-            logits_to_keep=1,
-        )
-        index = torch.tensor(owner, device=device)
-        self.cache.batch_select_indices(index)
-        self.mask = mask[index] if padded else None
-        self.positions = positions[index, -1]
-        logits: torch.Tensor = out.logits[:, -1][index]
-        return logits
+    # ------------------------------------------------------------ rows come and go
 
-    def step(self, position: int, stops: Any) -> None:
-        """Draw one token for every live row, drop the rows that ended, and run the model on the rest."""
-        u = torch.from_numpy(uniforms(self.seeds[self.live], position)).to(self.logits.device)
-        ids, logprobs = draw(self.logits, u, self.sampling)
-        keep = []
-        drawn = zip(self.live.tolist(), ids.tolist(), logprobs.tolist(), strict=True)
-        for slot, (row, token, logprob) in enumerate(drawn):
-            self.ids[row].append(token)
-            self.logprobs[row].append(logprob)
-            if token in self.ends or (self.sampling.stop and stops(self.ids[row], self.sampling.stop)):
-                self.finish[row] = "stop"
-            elif position + 1 < self.limits[row]:
-                keep.append(slot)
-        if len(keep) < len(self.live):
-            self._drop(keep)
-        if keep:
-            self._advance(ids[torch.tensor(keep, device=ids.device)])
+    def _fill(self, vacant: np.ndarray[Any, Any]) -> None:
+        """Seat the next rows and draw their first token, until every slot goes on or nobody waits any more."""
+        while len(vacant) and self.queue:
+            read, first, size = self._prompts()
+            here = [self.queue.popleft() for _ in range(min(len(vacant), self._waiting(first + size)))]
+            slots = vacant[: len(here)]
+            which = self._tensor(np.array([k - first for k, _ in here]))
+            self.slots.seat(self._tensor(slots), read, which)
+            for slot, (k, i) in zip(slots.tolist(), here, strict=True):
+                request = self.requests[self.parts[k].request]
+                self.part[slot], self.sample[slot], self.drawn[slot] = k, i, 0
+                self.position[slot] = len(request.prompt_ids) - 1
+                self.seed[slot] = request.seeds[self.parts[k].first + i]
+            vacant = np.concatenate([self._take(slots, read.logits[which]), vacant[len(here) :]])
+        self._close(np.sort(vacant))
 
-    def _drop(self, keep: list[int]) -> None:
-        index = torch.tensor(keep, dtype=torch.long, device=self.positions.device)
-        self.live = self.live[keep]
-        if keep:
-            self.cache.batch_select_indices(index)
-            self.positions = self.positions[index]
-            self.mask = self.mask[index] if self.mask is not None else None
+    def _prompts(self) -> tuple[Read, int, int]:
+        """The prompts that were read and hold the next in the queue: they, the part of the first, and their number."""
+        k = self.queue[0][0]
+        while self.read is None or k >= self.read_first + self.read.size:
+            self.read_first += self.read.size if self.read else 0
+            group = next(self.read_groups)
+            self.read = self.decoder.read([self.requests[self.parts[i].request].prompt_ids for i in group])
+        return self.read, self.read_first, self.read.size
 
-    def _advance(self, ids: torch.Tensor) -> None:
-        self.positions = self.positions + 1
-        if self.mask is not None:
-            self.mask = torch.cat([self.mask, self.mask.new_ones(len(self.mask), 1)], 1)
-        out = self.model(
-            input_ids=ids[:, None],
-            attention_mask=self.mask,
-            position_ids=self.positions[:, None],
-            past_key_values=self.cache,
-            use_cache=True,
-        )
-        self.logits = out.logits[:, -1]
+    def _waiting(self, end: int) -> int:
+        """Rows at the head of the queue that belong to parts before ``end``."""
+        k, i = self.queue[0]
+        return len(self.parts[k]) - i + sum(len(p) for p in self.parts[k + 1 : end])
+
+    def _close(self, vacant: np.ndarray[Any, Any]) -> None:
+        """The last rows move into vacant slots, so that those in use stand together."""
+        if not len(vacant):
+            return
+        left = self.live - len(vacant)
+        holes = vacant[vacant < left]
+        movers = np.setdiff1d(np.arange(left, self.live), vacant)
+        if len(holes):
+            self.slots.move(self._tensor(holes), self._tensor(movers), self._width(self.position[movers]))
+            for array in self._arrays():
+                array[holes] = array[movers]
+        self.live = left
+
+    def _sort(self) -> None:
+        """Longest rows first, where that makes the bands narrower by a quarter."""
+        if self.live <= 2 * BAND:
+            return
+        order = np.argsort(-self.position[: self.live], kind="stable")
+        if self._area(self.position[: self.live]) > 1.25 * self._area(self.position[order]):
+            self.slots.permute(self._tensor(order), self._width(self.position[: self.live]))
+            for array in self._arrays():
+                array[: self.live] = array[order]
+
+    def _area(self, positions: np.ndarray[Any, Any]) -> int:
+        return sum((last - first) * width for first, last, width in self._bands(positions))
+
+    def _arrays(self) -> tuple[np.ndarray[Any, Any], ...]:
+        return self.part, self.sample, self.drawn, self.position, self.token, self.seed, self.ids, self.logprobs
+
+    # ------------------------------------------------------------ tokens
+
+    def _step(self) -> torch.Tensor:
+        """Logits after the last token of every live row. A few rows are filled up: see FLOOR."""
+        rows = max(self.live, FLOOR)
+        positions = np.where(np.arange(rows) < self.live, self.position[:rows], 0)
+        bands = self._bands(positions) if self.decoder.banded else [(0, rows, self._width(positions))]
+        ids = self._tensor(self.token[:rows])
+        return self.decoder.step(self.slots, ids, self._tensor(positions), bands)[: self.live]
+
+    def _bands(self, positions: np.ndarray[Any, Any]) -> list[Band]:
+        starts = range(0, len(positions), BAND)
+        return [(a, min(a + BAND, len(positions)), self._width(positions[a : a + BAND])) for a in starts]
+
+    def _width(self, positions: np.ndarray[Any, Any]) -> int:
+        """Positions that the longest of these rows attends to, in sixteens."""
+        return min(self.slots.width, (int(positions.max()) + 16) // 16 * 16)
+
+    def _take(self, rows: np.ndarray[Any, Any], logits: torch.Tensor) -> np.ndarray[Any, Any]:
+        """Draw one token for each of ``rows``, note it, and return the rows that ended with it."""
+        uniform = torch.from_numpy(uniforms(self.seed[rows], self.drawn[rows])).to(self.device)
+        drawn, found = draw(logits, uniform, self.sampling)
+        ids, logprobs = drawn.cpu().numpy(), found.double().cpu().numpy()
+        at = self.drawn[rows]
+        self.ids[rows, at], self.logprobs[rows, at] = ids, logprobs
+        self.token[rows] = ids
+        self.drawn[rows] += 1
+        self.position[rows] += 1
+        stopped = np.isin(ids, self.ends)
+        if self.sampling.stop:
+            stopped |= [self._says_stop(row) for row in rows]
+        over = stopped | (self.drawn[rows] >= np.array(self.limits)[self.part[rows]])
+        for row, finish in zip(rows[over].tolist(), np.where(stopped[over], "stop", "length").tolist(), strict=True):
+            n = self.drawn[row]
+            finished = Completion(tuple(self.ids[row, :n].tolist()), tuple(self.logprobs[row, :n].tolist()), finish)
+            self.done[self.part[row]][self.sample[row]] = finished
+        ended: np.ndarray[Any, Any] = rows[over]
+        return ended
+
+    def _says_stop(self, row: int) -> bool:
+        """Whether a stop string stands at the end of what the row said: only its last tokens are looked at."""
+        longest = max(map(len, self.sampling.stop))
+        said = self.tokens.decode(self.ids[row, max(0, self.drawn[row] - longest - 16) : self.drawn[row]].tolist())
+        return any(s in said for s in self.sampling.stop)
+
+    def _tensor(self, array: np.ndarray[Any, Any]) -> torch.Tensor:
+        return torch.from_numpy(np.ascontiguousarray(array)).to(self.device)
+
+
+def _chunks(decoder: Decoder, requests: Sequence[Request], parts: Sequence[Part]) -> Iterator[list[int]]:
+    """Neighbouring parts whose prompts are read at once."""
+    prompts = [requests[p.request].prompt_ids for p in parts]
+    for group in decoder.together(prompts):
+        size = max(1, READ_TOKENS // max(len(prompts[i]) for i in group))
+        yield from (group[i : i + size] for i in range(0, len(group), size))
 
 
 @torch.inference_mode()
 def sample_batch(
-    model: Any, tokens: Any, requests: Sequence[Request], parts: Sequence[Part], *, stop: StopToken = never
+    model: Any, tokens: Any, requests: Sequence[Request], parts: Sequence[Part], count: int, *, stop: StopToken = never
 ) -> list[tuple[Part, list[Completion]]]:
-    """Run one planned batch. Prompts must leave room in the context; the caller checks that."""
-    asked = [requests[p.request] for p in parts]
-    owner = [k for k, p in enumerate(parts) for _ in range(len(p))]
-    seeds = [s for p, r in zip(parts, asked, strict=True) for s in r.seeds[p.first : p.last]]
-    prompts = [r.prompt_ids for r in asked]
-    batch = _Batch(model, prompts, owner, seeds, asked[0].sampling, ends(model, tokens), tokens.context)
-    for position in range(max(batch.limits)):
-        if stop():
-            raise Stopped
-        batch.step(position, lambda ids, stops: any(s in tokens.decode(ids) for s in stops))
-        if not len(batch.live):
-            break
-    rows: Iterator[Completion] = (
-        Completion(tuple(i), tuple(lp), f) for i, lp, f in zip(batch.ids, batch.logprobs, batch.finish, strict=True)
-    )
-    return [(part, [next(rows) for _ in range(len(part))]) for part in parts]
+    """Run one planned batch over ``count`` slots. Prompts must leave room in the context; the caller checks that."""
+    return _Batch(model, tokens, requests, parts, count).run(stop)
 
 
 def sample(
-    model: Any, tokens: Any, requests: Sequence[Request], parts: Sequence[Part], room: Room, *, stop: StopToken = never
+    model: Any,
+    tokens: Any,
+    requests: Sequence[Request],
+    parts: Sequence[Part],
+    room: Room,
+    *,
+    most: int,
+    stop: StopToken = never,
 ) -> list[tuple[Part, list[Completion]]]:
-    """Run one planned batch in as few pieces as fit into memory."""
-
-    def piece(rows: Sequence[tuple[int, int]]) -> list[Completion]:
-        spans = [(request, [i for _, i in group]) for request, group in groupby(rows, key=lambda row: row[0])]
-        asked = [Part(request, span[0], span[-1] + 1) for request, span in spans]
-        return [c for _, found in sample_batch(model, tokens, requests, asked, stop=stop) for c in found]
-
-    rows = [(p.request, i) for p in parts for i in range(p.first, p.last)]
+    """Run one planned batch over as many slots as fit into memory."""
     longest = max(len(requests[p.request].prompt_ids) for p in parts)
     width = min(longest + requests[parts[0].request].sampling.max_tokens, tokens.context)
-    found = iter(room.run(piece, rows, width))
-    return [(part, [next(found) for _ in range(len(part))]) for part in parts]
+    count = min(seats(cache_bytes_per_token(model.config), width, most), sum(map(len, parts)))
+    return room.within(lambda rows: sample_batch(model, tokens, requests, parts, rows, stop=stop), count, width)
 
 
 def ends(model: Any, tokens: Any) -> frozenset[int]:
@@ -253,13 +316,14 @@ def run(
     batches: Sequence[list[Part]],
     room: Room,
     *,
+    most: int,
     stop: StopToken = never,
     progress: Progress = quiet,
 ) -> Iterator[list[tuple[Part, list[Completion]]]]:
     """The planned batches one after the other, in this process."""
     done, total = 0, sum(len(r.seeds) for r in requests)
     for parts in batches:
-        finished = sample(model, tokens, requests, parts, room, stop=stop)
+        finished = sample(model, tokens, requests, parts, room, most=most, stop=stop)
         done += sum(len(p) for p in parts)
         progress(done, total, "samples")
         yield finished

@@ -47,7 +47,7 @@ class TorchEngine:
         dtype: Literal["auto", "float32", "bfloat16"] = "auto"
         processes: PositiveInt | Literal["auto"] = "auto"
         threads: PositiveInt | Literal["auto"] = "auto"
-        max_rows: int = Field(default=256, ge=1)
+        max_rows: PositiveInt | Literal["auto"] = "auto"  # sampled at once, in each process
         patience: float = Field(default=600, gt=0)  # seconds without a token after which a worker counts as hung
         autocast: bool | Literal["auto"] = "auto"  # bf16 matrix products in training where the machine has them
         prompt: PromptConfig = PromptConfig()
@@ -113,6 +113,12 @@ class TorchEngine:
         tiny = self.device == "cpu" and _weight_bytes(checkpoint.model) < TINY_BYTES
         return (os.cpu_count() or 1) if tiny else 1
 
+    def _slots(self, checkpoint: Checkpoint) -> int:
+        """Rows sampled at once: as many as keep a GPU or large weights busy, for tiny ones what stays near the cache."""
+        if self.options.max_rows != "auto":
+            return self.options.max_rows
+        return 64 if self.device == "cpu" and _weight_bytes(checkpoint.model) < TINY_BYTES else 256
+
     def _autocast(self) -> bool:
         import torch
 
@@ -151,12 +157,13 @@ class TorchEngine:
         for checkpoint in {r.checkpoint.digest: r.checkpoint for r in requests}.values():
             mine = [i for i, r in enumerate(requests) if r.checkpoint.digest == checkpoint.digest]
             some = [requests[i] for i in mine]
-            batches = _sample.plan(some, _cache_bytes(checkpoint.model), self.options.max_rows)
-            if self._processes(checkpoint) > 1 and sum(len(r.seeds) for r in some) >= 2 * _sample.MIN_ROWS:
+            most, workers = self._slots(checkpoint), self._processes(checkpoint)
+            batches = _sample.plan(some, _cache_bytes(checkpoint.model), most, workers)
+            if workers > 1 and sum(len(r.seeds) for r in some) >= 2 * _sample.MIN_ROWS:
                 results = self._spread(checkpoint, some, batches, stop, progress)
             else:
                 model, tokens = self._model(checkpoint), self.tokens(checkpoint)
-                results = _sample.run(model, tokens, some, batches, self._room, stop=stop, progress=progress)
+                results = _sample.run(model, tokens, some, batches, self._room, most=most, stop=stop, progress=progress)
             for finished in results:
                 yield [(_sample.Part(mine[p.request], p.first, p.last), c) for p, c in finished]
 
@@ -171,7 +178,8 @@ class TorchEngine:
         """Batches over worker processes of one thread each. Which worker runs a batch does not change its result."""
         if self._pool is None:
             self._pool = Pool(self._processes(checkpoint), self.options.patience, self._tell)
-        served = Served(checkpoint, self._dtype(checkpoint), self.options.prompt)
+        slots = self._slots(checkpoint)
+        served = Served(checkpoint, self._dtype(checkpoint), self.options.prompt, slots)
         done, total = 0, sum(len(r.seeds) for r in requests)
         for finished in self._pool.run(served, requests, batches, stop):
             done += sum(len(part) for part, _ in finished)
