@@ -105,7 +105,7 @@ from selftaught.errors import OutOfMemory
 from selftaught.types import Example, Sampling
 
 what, model, out = sys.argv[1], sys.argv[2], Path(sys.argv[3])
-engine = TorchEngine(TorchEngine.Options(processes=1, threads=1, dtype="float32", autocast=False))
+engine = TorchEngine(TorchEngine.Options(processes=1, threads=1, dtype="float32", autocast=False, max_rows=600))
 heard = []
 engine.notice = lambda event, **facts: heard.append((event, facts))
 checkpoint = engine.open(model)
@@ -115,8 +115,8 @@ def limit(megabytes):
     soft = resource.RLIM_INFINITY if megabytes is None else used + int(megabytes * 2**20)
     resource.setrlimit(resource.RLIMIT_AS, (soft, resource.RLIM_INFINITY))
 def samples(words):
-    requests = [Request(checkpoint, (1, *((7 * i + k) % 250 + 5 for k in range(words))), Sampling(2, 1.0, max_tokens=8),
-                        (2 * i, 2 * i + 1)) for i in range(32)]
+    requests = [Request(checkpoint, (1, *((7 * i + k) % 250 + 5 for k in range(words))), Sampling(300, 1.0, max_tokens=8),
+                        tuple(range(300 * i, 300 * i + 300))) for i in range(2)]
     return [c for _, found in sorted(engine.generate(requests)) for c in found]
 def scores(words):
     return engine.score(checkpoint, [tuple((7 * i + k) % 250 + 5 for k in range(words)) for i in range(32)])
@@ -182,8 +182,8 @@ def test_a_worker_out_of_memory_says_so_and_goes_on(tmp_path: Path) -> None:
     import resource
 
     model = tiny.checkpoint(tmp_path / "model", context=1100)
-    with workers(2) as engine:
-        asked = some_requests(engine, model, count=64, words=900, n=2, max_tokens=4)
+    with workers(2, max_rows=512) as engine:
+        asked = some_requests(engine, model, count=4, words=900, n=512, max_tokens=4)
         every(engine, some_requests(engine, model))
         for pid in pids():
             used = int(Path(f"/proc/{pid}/statm").read_text().split()[0]) * resource.getpagesize()
@@ -256,7 +256,7 @@ def test_an_error_in_a_worker_arrives_as_it_is(llama: Path, tmp_path: Path) -> N
 @linux
 def test_half_the_workers_killed_again_and_again_change_nothing(llama: Path) -> None:
     """Scorecard row 10: after every other batch half of the workers are killed, whatever they do."""
-    undisturbed = every(alone(max_rows=16), some_requests(alone(), llama))
+    undisturbed = every(alone(max_rows=2), some_requests(alone(), llama))
     batches: list[int] = []
     victims: list[int] = []
 
@@ -266,7 +266,7 @@ def test_half_the_workers_killed_again_and_again_change_nothing(llama: Path) -> 
             victims.append(living[len(victims) % len(living)])
             os.kill(victims[-1], signal.SIGKILL)
 
-    with workers(2, max_rows=16) as engine:
+    with workers(2, max_rows=2) as engine:
         found = every(engine, some_requests(engine, llama), progress=kill)
         died = [facts for event, facts in engine.notice if event == "worker died"]  # type: ignore[attr-defined]
     assert len(batches) >= 20 and len(victims) >= 5 and died and {f["exit"] for f in died} == {"-9"}
@@ -287,7 +287,7 @@ def test_work_that_kills_every_worker_ends_in_a_clear_error(llama: Path) -> None
     thread = threading.Thread(target=killer)
     thread.start()
     try:
-        with workers(2, max_rows=8) as engine, pytest.raises(WorkerLost) as found:
+        with workers(2, max_rows=1) as engine, pytest.raises(WorkerLost) as found:
             every(engine, some_requests(engine, llama))
     finally:
         over.set()

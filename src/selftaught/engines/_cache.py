@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 
 FLOOR = 4  # rows below which a matrix library sums in another order, so that a row alone would differ
+STEP = 16  # lengths are rounded up to a multiple of it
 Band = tuple[int, int, int]  # rows first..last-1 attend to at most so many positions
 
 
@@ -19,7 +20,7 @@ class Slots:
     """
 
     def __init__(self, count: int, width: int, turned: bool = False) -> None:
-        self.count, self.width, self.turned = count, width, turned
+        self.count, self.width, self.turned = count, -(-width // STEP) * STEP, turned
         self.keys: list[torch.Tensor] = []
         self.values: list[torch.Tensor] = []
 
@@ -31,7 +32,7 @@ class Slots:
             ]
             self.values = [self._empty(t) for t in read.values]
         for held, new in zip(self._upright(), (*read.keys, *read.values), strict=True):
-            held[slots, :, : new.shape[2]] = new[which]
+            held[slots, :, : new.shape[2]] = new[which, :, : self.width]  # less what is padding
 
     def _empty(self, like: torch.Tensor) -> torch.Tensor:
         return like.new_zeros(self.count, like.shape[1], self.width, like.shape[3])

@@ -10,7 +10,7 @@ import torch
 from transformers import Cache, DynamicCache
 from transformers.cache_utils import CacheLayerMixin
 
-from selftaught.engines._cache import Band, Read, Slots
+from selftaught.engines._cache import FLOOR, Band, Read, Slots
 from selftaught.errors import ModelError
 
 
@@ -36,16 +36,20 @@ class Forward:
         return [list(group) for _, group in groupby(range(len(prompts)), key=lambda i: len(prompts[i]))]
 
     def read(self, prompts: Sequence[tuple[int, ...]]) -> Read:
-        """Prompts of one length."""
-        cache = DynamicCache()
+        """Prompts of one length. Of longer ones some logits more are made than are needed, of short ones some rows, so
+        that no product is of fewer than ``FLOOR`` rows."""
+        cache, short = DynamicCache(), len(prompts[0]) < FLOOR
+        padded = [*prompts, *[prompts[0]] * max(0, FLOOR - len(prompts))] if short else prompts
         out = self.model(
-            input_ids=torch.tensor(prompts, device=self.model.device),
+            input_ids=torch.tensor(padded, device=self.model.device),
             past_key_values=cache,
             use_cache=True,
-            logits_to_keep=1,
+            logits_to_keep=min(FLOOR, len(prompts[0])),
         )
         layers: list[Any] = list(cache.layers)
-        return Read(out.logits[:, -1], [layer.keys for layer in layers], [layer.values for layer in layers])
+        return Read(
+            out.logits[: len(prompts), -1], [layer.keys for layer in layers], [layer.values for layer in layers]
+        )
 
     def step(self, slots: Slots, ids: torch.Tensor, positions: torch.Tensor, bands: Sequence[Band]) -> torch.Tensor:
         """As ``Lean.step``; all rows attend to the widest band's width."""

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch.nn import functional
 
-from selftaught.engines._cache import FLOOR, Band, Read, Slots
+from selftaught.engines._cache import FLOOR, STEP, Band, Read, Slots
 
 FAMILY = ("llama", "qwen2", "qwen3", "mistral")
 FIXED_ROPE = ("default", "linear", "llama3", "yarn")  # those whose angles do not depend on the length of the text
@@ -49,7 +49,7 @@ class Lean:
         self.eps = config.rms_norm_eps
         self.embed, self.norm, self.head = inner.embed_tokens.weight, inner.norm.weight, model.lm_head.weight
         self.layers = [Layer(layer) for layer in inner.layers]
-        every = torch.arange(config.max_position_embeddings, device=self.embed.device)[None]
+        every = torch.arange(config.max_position_embeddings + STEP, device=self.embed.device)[None]
         cos, sin = (t[0] for t in inner.rotary_emb(self.embed[:1], every))
         half = self.size // 2
         self.cos, self.sin = cos, torch.cat([-sin[:, :half], sin[:, half:]], 1)  # signed: see _rotate
@@ -95,9 +95,12 @@ class Lean:
         return [list(range(len(prompts)))]
 
     def read(self, prompts: Sequence[tuple[int, ...]]) -> Read:
-        """Whole prompts at once, padded on the right, where nothing before it can see the padding."""
+        """Whole prompts at once, padded on the right, where nothing before it can see the padding.
+
+        They are padded to a multiple of ``STEP``: for other lengths attention sums what stands before in another order.
+        """
         lengths = torch.tensor([len(p) for p in prompts], device=self.embed.device)
-        longest = max(map(len, prompts))
+        longest = -(-max(map(len, prompts)) // STEP) * STEP
         ids = torch.zeros(len(prompts), longest, dtype=torch.long, device=self.embed.device)
         for row, prompt in enumerate(prompts):
             ids[row, : len(prompt)] = torch.tensor(prompt, device=ids.device)
@@ -156,6 +159,7 @@ def _added(x: torch.Tensor, y: torch.Tensor, weight: torch.Tensor, bias: torch.T
 # ---------------------------------------------------------------- whether a model is of the family
 
 
+@torch.inference_mode()
 def lean(model: Any) -> Lean | None:
     """``model`` as a ``Lean``, if it is of the family and this gives its logits; else None."""
     if not _looks_like_it(model):

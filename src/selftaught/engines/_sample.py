@@ -15,7 +15,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 import torch
 
-from selftaught.engines._cache import FLOOR, Band, Read, Slots
+from selftaught.engines._cache import FLOOR, STEP, Band, Read, Slots
 from selftaught.engines._draw import draw, uniforms
 from selftaught.engines._forward import Forward
 from selftaught.engines._lean import lean
@@ -127,7 +127,7 @@ class _Batch:
         width = max(n + limit for n, limit in zip(lengths, self.limits, strict=True))
         self.slots = Slots(max(count, FLOOR), width, turned=self.decoder.banded)
         self.queue = deque((k, i) for k, p in enumerate(parts) for i in range(len(p)))
-        self.read_groups = _chunks(self.decoder, requests, parts)
+        self.read_groups = _chunks(self.decoder, requests, parts, count)
         self.read: Read | None = None
         self.read_first = 0
         self.live = min(count, len(self.queue))
@@ -226,8 +226,8 @@ class _Batch:
         return [(a, min(a + BAND, len(positions)), self._width(positions[a : a + BAND])) for a in starts]
 
     def _width(self, positions: np.ndarray[Any, Any]) -> int:
-        """Positions that the longest of these rows attends to, in sixteens."""
-        return min(self.slots.width, (int(positions.max()) + 16) // 16 * 16)
+        """Positions that the longest of these rows attends to, in steps."""
+        return min(self.slots.width, (int(positions.max()) + STEP) // STEP * STEP)
 
     def _take(self, rows: np.ndarray[Any, Any], logits: torch.Tensor) -> np.ndarray[Any, Any]:
         """Draw one token for each of ``rows``, note it, and return the rows that ended with it."""
@@ -260,11 +260,11 @@ class _Batch:
         return torch.from_numpy(np.ascontiguousarray(array)).to(self.device)
 
 
-def _chunks(decoder: Decoder, requests: Sequence[Request], parts: Sequence[Part]) -> Iterator[list[int]]:
-    """Neighbouring parts whose prompts are read at once."""
+def _chunks(decoder: Decoder, requests: Sequence[Request], parts: Sequence[Part], most: int) -> Iterator[list[int]]:
+    """Neighbouring parts whose prompts are read at once: not more than there are slots, so that less memory does."""
     prompts = [requests[p.request].prompt_ids for p in parts]
     for group in decoder.together(prompts):
-        size = max(1, READ_TOKENS // max(len(prompts[i]) for i in group))
+        size = max(1, min(most, READ_TOKENS // max(len(prompts[i]) for i in group)))
         yield from (group[i : i + size] for i in range(0, len(group), size))
 
 

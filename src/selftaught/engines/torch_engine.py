@@ -114,7 +114,7 @@ class TorchEngine:
         return (os.cpu_count() or 1) if tiny else 1
 
     def _slots(self, checkpoint: Checkpoint) -> int:
-        """Rows sampled at once: as many as keep a GPU or large weights busy, for tiny ones what stays near the cache."""
+        """Rows sampled at once: enough to keep a GPU or large weights busy; of tiny ones what stays near the cache."""
         if self.options.max_rows != "auto":
             return self.options.max_rows
         return 64 if self.device == "cpu" and _weight_bytes(checkpoint.model) < TINY_BYTES else 256

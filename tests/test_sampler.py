@@ -1,0 +1,192 @@
+"""The sampler on every architecture it names, against ``generate``, against itself in other company, against chance."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import transformers as tf
+
+import tiny
+from selftaught.engines import _draw, _sample
+from selftaught.engines._forward import Forward
+from selftaught.engines._lean import Lean, lean
+from selftaught.engines.base import Completion, Request
+from selftaught.engines.torch_engine import TorchEngine
+from selftaught.types import Checkpoint, Sampling
+
+VOCABULARY, CONTEXT = 211, 96
+SMALL = {"vocab_size": VOCABULARY, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "head_dim": 16,
+         "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": CONTEXT, "pad_token_id": 0,
+         "bos_token_id": 1, "eos_token_id": 2}  # fmt: skip
+GPT = {"vocab_size": VOCABULARY, "bos_token_id": 1, "eos_token_id": 2}
+WINDOW = {"sliding_window": 24}
+LAYERS = {"layer_types": ["sliding_attention", "full_attention"]}
+MODELS: dict[str, tuple[Any, Any, dict[str, Any], bool]] = {  # class, config, settings, whether the lean path takes it
+    "llama": (tf.LlamaForCausalLM, tf.LlamaConfig, SMALL, True),
+    "llama, tied": (tf.LlamaForCausalLM, tf.LlamaConfig, {**SMALL, "tie_word_embeddings": True}, True),
+    "qwen2": (tf.Qwen2ForCausalLM, tf.Qwen2Config, SMALL, True),
+    "qwen3": (tf.Qwen3ForCausalLM, tf.Qwen3Config, SMALL, True),
+    "mistral": (tf.MistralForCausalLM, tf.MistralConfig, {**SMALL, "sliding_window": None}, True),
+    "mistral, window": (tf.MistralForCausalLM, tf.MistralConfig, {**SMALL, **WINDOW}, False),
+    "gemma": (tf.GemmaForCausalLM, tf.GemmaConfig, SMALL, False),
+    "gemma2": (tf.Gemma2ForCausalLM, tf.Gemma2Config, {**SMALL, **WINDOW, **LAYERS}, False),
+    "gemma3": (tf.Gemma3ForCausalLM, tf.Gemma3TextConfig, {**SMALL, **WINDOW, **LAYERS}, False),
+    "gpt_neox": (tf.GPTNeoXForCausalLM, tf.GPTNeoXConfig,
+                 {k: v for k, v in SMALL.items() if k not in ("head_dim", "num_key_value_heads")}, False),
+    "gpt2": (tf.GPT2LMHeadModel, tf.GPT2Config, {**GPT, "n_embd": 64, "n_layer": 2, "n_head": 4, "n_positions": CONTEXT},
+             False),
+}  # fmt: skip
+
+
+class Tokens:
+    context, eos = CONTEXT, None
+
+    def decode(self, ids: Any) -> str:
+        return " ".join(map(str, ids))
+
+
+@pytest.fixture(scope="module", params=MODELS)
+def model(request: pytest.FixtureRequest) -> Iterator[Any]:
+    kind, config, settings, _ = MODELS[request.param]
+    torch.manual_seed(3)
+    made = kind(config(**settings, attn_implementation="eager")).eval().requires_grad_(False)
+    with torch.no_grad():
+        for weight in made.parameters():  # random weights as they are drawn hardly look at what stands before
+            if weight.dim() == 2:
+                weight.mul_(4)
+    made.generation_config.eos_token_id = None
+    made.named = request.param
+    yield made
+
+
+def prompt(i: int, length: int) -> tuple[int, ...]:
+    return tuple((31 * i + 7 * k) % (VOCABULARY - 3) + 3 for k in range(length))
+
+
+def asked(lengths: list[int], n: int, sampling: Sampling) -> list[Request]:
+    checkpoint = Checkpoint("m", "m")
+    return [Request(checkpoint, prompt(i, length), sampling, tuple(range(100 * i, 100 * i + n)))
+            for i, length in enumerate(lengths)]  # fmt: skip
+
+
+def run(model: Any, requests: list[Request], count: int) -> list[list[Completion]]:
+    parts = [_sample.Part(i, 0, len(r.seeds)) for i, r in enumerate(requests)]
+    return [found for _, found in _sample.sample_batch(model, Tokens(), requests, parts, count)]
+
+
+def test_the_path_is_the_one_that_fits(model: Any) -> None:
+    assert isinstance(_sample.decoder(model), Lean if MODELS[model.named][3] else Forward)
+
+
+def test_greedy_tokens_are_those_of_generate(model: Any) -> None:
+    """Beyond the sliding window too, and with more prompts than slots."""
+    lengths = [3, 3, 9, 17, 30, 40]
+    found = run(model, asked(lengths, 1, Sampling(1, 0.0, max_tokens=32)), 4)
+    for i, length in enumerate(lengths):
+        ids = torch.tensor([prompt(i, length)])
+        made = model.generate(ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=32)
+        assert list(found[i][0].ids) == made[0, length:].tolist(), length
+
+
+def test_a_sample_is_the_same_bits_alone_among_7_and_among_63_others(model: Any) -> None:
+    """On the lean path; through a model's own forward the tokens are the same, and log-probs up to rounding."""
+    lengths = [1, 3, 11, 23]
+    sampling = Sampling(1, 1.0, max_tokens=24)
+    alone = [run(model, [r], 1)[0][0] for r in asked(lengths, 1, sampling)]
+    for others, slots in ((7, 8), (7, 3), (63, 64), (63, 20)):
+        crowd = asked([*lengths, *[5 + i % 29 for i in range(others - 3)]], 1, sampling)
+        found = run(model, crowd, slots)
+        for mine, theirs in zip(alone, found, strict=False):
+            assert mine.ids == theirs[0].ids, (others, slots)
+            same = mine.logprobs == theirs[0].logprobs
+            assert same if MODELS[model.named][3] else np.allclose(mine.logprobs, theirs[0].logprobs, atol=1e-5)
+
+
+def test_samples_of_one_prompt_and_of_many_lengths_fill_the_slots_and_come_back_in_order(model: Any) -> None:
+    """Ends are drawn, so that rows leave at all times and others take their slots."""
+    model.generation_config.eos_token_id = list(range(3, 10))
+    try:
+        requests = asked([6, 14, 14, 20], 12, Sampling(12, 1.0, max_tokens=30))
+        found, fewer = run(model, requests, 16), run(model, requests, 5)
+    finally:
+        model.generation_config.eos_token_id = None
+    assert [[c.ids for c in some] for some in found] == [[c.ids for c in some] for some in fewer]
+    every = [c for some in found for c in some]
+    assert {c.finish for c in every} == {"stop", "length"} and len({len(c.ids) for c in every}) > 5
+    assert all((c.ids[-1] in range(3, 10)) == (c.finish == "stop") for c in every)
+
+
+def test_log_probs_are_those_of_the_model(model: Any) -> None:
+    (some,) = run(model, asked([8], 3, Sampling(3, 1.0, max_tokens=12)), 4)
+    for c in some:
+        ids = torch.tensor([[*prompt(0, 8), *c.ids]])
+        with torch.inference_mode():
+            expected = torch.log_softmax(model(input_ids=ids).logits[0, 7:-1].float(), -1)
+        told = expected.gather(1, ids[0, 8:, None])[:, 0]
+        assert np.allclose(c.logprobs, told, atol=2e-4)
+
+
+def test_a_stop_string_ends_a_row_and_is_found_across_tokens() -> None:
+    torch.manual_seed(3)
+    kind, config, settings, _ = MODELS["llama"]
+    model = kind(config(**settings)).eval()
+    model.generation_config.eos_token_id = None
+    (free,) = run(model, asked([5], 1, Sampling(1, 1.0, max_tokens=20)), 1)
+    words = " ".join(map(str, free[0].ids[4:6]))
+    (held,) = run(model, asked([5], 1, Sampling(1, 1.0, max_tokens=20, stop=(words,))), 1)
+    assert held[0].ids == free[0].ids[:6] and held[0].finish == "stop"
+
+
+@pytest.mark.parametrize("size", [40, 1000, 5000])
+def test_tokens_of_small_and_large_vocabularies_follow_the_exact_distribution(size: int) -> None:
+    """Chi-square with 39 degrees of freedom on the most likely tokens; p = 0.0001 at 80."""
+    logits = torch.from_numpy(np.random.default_rng(1).normal(0, 2.5, size)).float()
+    n = 60_000
+    uniforms = torch.from_numpy(_draw.uniforms(np.arange(n, dtype=np.uint64), 5))
+    found = torch.cat([_draw.draw(logits.expand(len(u), -1), u, Sampling(1, 0.8))[0] for u in uniforms.split(4000)])
+    shares = torch.softmax(logits.double() / 0.8, -1)
+    top = shares.topk(39).indices
+    seen = np.array([float((found == t).sum()) for t in top] + [0.0])
+    seen[-1] = n - seen.sum()
+    expected = np.array([*(float(shares[t]) * n for t in top), float(1 - shares[top].sum()) * n])
+    use = expected > 1e-6
+    assert ((seen - expected)[use] ** 2 / expected[use]).sum() < 80
+
+
+def test_a_token_without_weight_is_never_drawn_at_the_edges() -> None:
+    logits = torch.full((1, 700), -torch.inf)
+    logits[0, [130, 400]] = 0.0
+    for u, token in ((0.0, 130), (0.49999999, 130), (0.5, 400), (1 - 2**-53, 400)):
+        assert _draw.draw(logits, torch.tensor([u], dtype=torch.float64), Sampling(1, 1.0))[0].tolist() == [token]
+
+
+def test_a_model_that_the_lean_path_would_get_wrong_goes_through_its_own_forward() -> None:
+    kind, config, settings, _ = MODELS["llama"]
+    torch.manual_seed(1)
+    model = kind(config(**settings)).eval()
+    assert lean(model) is not None
+    model.model.layers[0].self_attn.scaling = 1.0
+    model.model.layers[0].input_layernorm.register_forward_hook(lambda module, given, out: 2 * out)
+    assert lean(model) is None, "it gives other logits"
+
+
+def test_batches_hold_every_sample_once_and_enough_of_them_for_every_worker() -> None:
+    requests = asked([5, 9, 7], 50, Sampling(50, 1.0, max_tokens=8))
+    batches = _sample.plan(requests, 1024, 4, workers=2)
+    rows = sorted((p.request, i) for b in batches for p in b for i in range(p.first, p.last))
+    assert rows == [(r, i) for r in range(3) for i in range(50)]
+    assert all(sum(map(len, b)) <= 4 * _sample.BATCH_SLOTS for b in batches)
+    wide = _sample.plan(asked([5] * 40, 50, Sampling(50, 1.0, max_tokens=8)), 1024, 256, workers=2)
+    assert len(wide) >= 4
+
+
+def test_the_engine_says_how_many_rows_it_samples_at_once(tmp_path: Path) -> None:
+    engine = TorchEngine(TorchEngine.Options(processes=1))
+    checkpoint = engine.open(str(tiny.checkpoint(tmp_path / "model")))
+    assert engine._slots(checkpoint) == (64 if engine.device == "cpu" else 256)
+    assert TorchEngine(TorchEngine.Options(max_rows=7))._slots(checkpoint) == 7
