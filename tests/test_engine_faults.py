@@ -115,8 +115,8 @@ def limit(megabytes):
     soft = resource.RLIM_INFINITY if megabytes is None else used + int(megabytes * 2**20)
     resource.setrlimit(resource.RLIMIT_AS, (soft, resource.RLIM_INFINITY))
 def samples(words):
-    requests = [Request(checkpoint, (1, *((7 * i + k) % 250 + 5 for k in range(words))), Sampling(300, 1.0, max_tokens=8),
-                        tuple(range(300 * i, 300 * i + 300))) for i in range(2)]
+    requests = [Request(checkpoint, (1, *((7 * i + k) % 250 + 5 for k in range(words))), 
+                        Sampling(300, 1.0, max_tokens=8), tuple(range(300 * i, 300 * i + 300))) for i in range(2)]
     return [c for _, found in sorted(engine.generate(requests)) for c in found]
 def scores(words):
     return engine.score(checkpoint, [tuple((7 * i + k) % 250 + 5 for k in range(words)) for i in range(32)])

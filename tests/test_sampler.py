@@ -38,8 +38,8 @@ MODELS: dict[str, tuple[Any, Any, dict[str, Any], bool]] = {  # class, config, s
     "gemma3": (tf.Gemma3ForCausalLM, tf.Gemma3TextConfig, {**SMALL, **WINDOW, **LAYERS}, False),
     "gpt_neox": (tf.GPTNeoXForCausalLM, tf.GPTNeoXConfig,
                  {k: v for k, v in SMALL.items() if k not in ("head_dim", "num_key_value_heads")}, False),
-    "gpt2": (tf.GPT2LMHeadModel, tf.GPT2Config, {**GPT, "n_embd": 64, "n_layer": 2, "n_head": 4, "n_positions": CONTEXT},
-             False),
+    "gpt2": (tf.GPT2LMHeadModel, tf.GPT2Config, 
+             {**GPT, "n_embd": 64, "n_layer": 2, "n_head": 4, "n_positions": CONTEXT}, False),
 }  # fmt: skip
 
 

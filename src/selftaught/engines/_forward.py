@@ -15,7 +15,7 @@ from selftaught.errors import ModelError
 
 
 class Forward:
-    banded = False
+    name, banded, floor = "transformers", False, FLOOR
 
     def __init__(self, model: Any) -> None:
         self.model = model
@@ -50,6 +50,9 @@ class Forward:
         return Read(
             out.logits[: len(prompts), -1], [layer.keys for layer in layers], [layer.values for layer in layers]
         )
+
+    def slots(self, count: int, width: int, most: int) -> Slots:
+        return Slots(count, width)
 
     def step(self, slots: Slots, ids: torch.Tensor, positions: torch.Tensor, bands: Sequence[Band]) -> torch.Tensor:
         """As ``Lean.step``; all rows attend to the widest band's width."""

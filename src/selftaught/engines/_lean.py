@@ -7,8 +7,8 @@ gives the same logits here as through its own forward; everything else goes thro
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 import torch
 from torch.nn import functional
@@ -18,6 +18,8 @@ from selftaught.engines._cache import FLOOR, STEP, Band, Read, Slots
 FAMILY = ("llama", "qwen2", "qwen3", "mistral")
 FIXED_ROPE = ("default", "linear", "llama3", "yarn")  # those whose angles do not depend on the length of the text
 TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.3}
+
+L = TypeVar("L", bound="Lean")
 
 
 class Layer:
@@ -35,12 +37,16 @@ class Layer:
 
 
 def _joined(*parts: Any) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """One matrix of several, which become parts of it, so that no weight is kept twice."""
     bias = None if parts[0].bias is None else torch.cat([p.bias for p in parts])
-    return torch.cat([p.weight for p in parts]), bias
+    weight = torch.cat([p.weight for p in parts])
+    for part, own in zip(parts, torch.split(weight, [len(p.weight) for p in parts]), strict=True):
+        part.weight.data = own
+    return weight, bias
 
 
 class Lean:
-    banded = True
+    name, banded, floor = "torch", True, FLOOR
 
     def __init__(self, model: Any) -> None:
         config, inner = model.config, model.model
@@ -56,7 +62,10 @@ class Lean:
 
     # ------------------------------------------------------------ one token per row
 
-    def step(self, slots: Slots, ids: torch.Tensor, positions: torch.Tensor, bands: Sequence[Band]) -> torch.Tensor:
+    def slots(self, count: int, width: int, most: int) -> Any:
+        return Slots(count, width, turned=True)
+
+    def step(self, slots: Any, ids: torch.Tensor, positions: torch.Tensor, bands: Sequence[Band]) -> torch.Tensor:
         """Logits [B, V] after ``ids`` [B] at ``positions`` [B] of rows 0..B-1, which are written into their slots."""
         n, width, size = len(ids), slots.width, self.size
         x = functional.embedding(ids, self.embed)
@@ -160,12 +169,10 @@ def _added(x: torch.Tensor, y: torch.Tensor, weight: torch.Tensor, bias: torch.T
 
 
 @torch.inference_mode()
-def lean(model: Any) -> Lean | None:
-    """``model`` as a ``Lean``, if it is of the family and this gives its logits; else None."""
-    if not _looks_like_it(model):
-        return None
-    found = Lean(model)
-    return found if _agrees(found, model) else None
+def lean(model: Any, make: Callable[[Any], L | None] = Lean) -> L | None:  # type: ignore[assignment]
+    """``make(model)``, if the model is of the family and this gives its logits; else None."""
+    found = make(model) if _looks_like_it(model) else None
+    return found if found is not None and _agrees(found, model) else None
 
 
 def _looks_like_it(model: Any) -> bool:
@@ -185,7 +192,7 @@ def _agrees(found: Lean, model: Any) -> bool:
     """On a dozen tokens that say nothing, read at once and with the last one stepped."""
     ids = tuple((7 * i + 3) % model.config.vocab_size for i in range(12))
     expected = model(input_ids=torch.tensor([ids], device=model.device), use_cache=False).logits[0, -2:].float()
-    slots = Slots(FLOOR, len(ids), turned=True)
+    slots = found.slots(FLOOR, len(ids), 1)
     read = found.read([ids[:-1]])
     slots.seat(torch.arange(FLOOR), read, torch.zeros(FLOOR, dtype=torch.long))
     last = torch.full((FLOOR,), len(ids) - 1, device=model.device)

@@ -44,6 +44,7 @@ class Served:
     dtype: str
     prompt: PromptConfig
     slots: int
+    kernels: bool
 
 
 @dataclass(frozen=True)
@@ -294,6 +295,7 @@ class _Held:
             self.model = _load.load_model(served.checkpoint, served.dtype, "cpu")
             self.digest = served.checkpoint.digest
         tokens = _load.load_tokens(served.checkpoint.model, served.prompt)
-        return [
-            c for _, c in _sample.sample(self.model, tokens, requests, parts, self.room, most=served.slots, stop=stop)
-        ]
+        found = _sample.sample(
+            self.model, tokens, requests, parts, self.room, most=served.slots, kernels=served.kernels, stop=stop
+        )
+        return [c for _, c in found]

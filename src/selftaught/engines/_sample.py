@@ -8,18 +8,19 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
 
-from selftaught.engines._cache import FLOOR, STEP, Band, Read, Slots
+from selftaught.engines._cache import STEP, Band, Read
 from selftaught.engines._draw import draw, uniforms
 from selftaught.engines._forward import Forward
 from selftaught.engines._lean import lean
 from selftaught.engines._memory import Room
+from selftaught.engines._native import native
 from selftaught.engines.base import Completion, Progress, Request, StopToken, never, quiet
 from selftaught.errors import Stopped
 from selftaught.types import Sampling
@@ -52,7 +53,7 @@ def plan(requests: Sequence[Request], cache_bytes_per_token: int, max_rows: int,
     worker where there are samples enough."""
     kinds: dict[tuple[str, str], list[int]] = {}
     for i in sorted(range(len(requests)), key=lambda i: (len(requests[i].prompt_ids), i)):
-        kinds.setdefault((requests[i].checkpoint.digest, repr(requests[i].sampling)), []).append(i)
+        kinds.setdefault(_kind(requests[i]), []).append(i)
     total = sum(len(r.seeds) for r in requests)
     batches: list[list[Part]] = []
     for kind in sorted(kinds):
@@ -60,6 +61,11 @@ def plan(requests: Sequence[Request], cache_bytes_per_token: int, max_rows: int,
         most = BATCH_SLOTS * seats(cache_bytes_per_token, width, max_rows)
         batches += _cut(requests, kinds[kind], max(1, min(most, max(MIN_ROWS, total // (2 * workers)))))
     return batches
+
+
+def _kind(request: Request) -> tuple[str, str]:
+    """What the rows of a batch have in common; each may end at a length of its own."""
+    return request.checkpoint.digest, repr(replace(request.sampling, n=1, max_tokens=0))
 
 
 def _cut(requests: Sequence[Request], chosen: Sequence[int], rows: int) -> Iterator[list[Part]]:
@@ -90,24 +96,31 @@ def seats(cache_bytes_per_token: int, width: int, most: int) -> int:
 class Decoder(Protocol):
     """A model that reads prompts and goes on by a token. ``together``: indices of prompts that may be read at once."""
 
-    banded: bool
+    name: str
+    banded: bool  # rows attend to as many positions as the longest of their band
+    floor: int  # rows below which a row's bits may depend on their number
+
+    def slots(self, count: int, width: int, most: int) -> Any:
+        """Room for ``count`` rows of up to ``width`` tokens, of which up to ``most`` are sampled."""
+        ...
 
     def together(self, prompts: Sequence[tuple[int, ...]]) -> list[list[int]]: ...
 
     def read(self, prompts: Sequence[tuple[int, ...]]) -> Read: ...
 
-    def step(self, slots: Slots, ids: torch.Tensor, positions: torch.Tensor, bands: Sequence[Band]) -> torch.Tensor: ...
+    def step(self, slots: Any, ids: torch.Tensor, positions: torch.Tensor, bands: Sequence[Band]) -> torch.Tensor: ...
 
 
-_decoders: WeakKeyDictionary[Any, Decoder] = WeakKeyDictionary()
+_decoders: WeakKeyDictionary[Any, dict[bool, Decoder]] = WeakKeyDictionary()
 
 
 @torch.inference_mode()
-def decoder(model: Any) -> Decoder:
-    """The fastest that gives the model's own logits."""
-    if model not in _decoders:
-        _decoders[model] = lean(model) or Forward(model)
-    return _decoders[model]
+def decoder(model: Any, kernels: bool = True) -> Decoder:
+    """The fastest that gives the model's own logits, compiled kernels among them or not."""
+    known = _decoders.setdefault(model, {})
+    if kernels not in known:
+        known[kernels] = (native(model) if kernels else None) or lean(model) or Forward(model)
+    return known[kernels]
 
 
 # ---------------------------------------------------------------- one batch
@@ -116,24 +129,31 @@ def decoder(model: Any) -> Decoder:
 class _Batch:
     """Rows being sampled. Slots 0 .. ``live`` - 1 are taken; arrays hold what each of them is about."""
 
-    def __init__(self, model: Any, tokens: Any, requests: Sequence[Request], parts: Sequence[Part], count: int) -> None:
-        self.decoder, self.device = decoder(model), model.device
+    def __init__(
+        self, decoder: Decoder, model: Any, tokens: Any, requests: Sequence[Request], parts: Sequence[Part], count: int
+    ) -> None:
+        self.decoder, self.device = decoder, model.device
         self.requests, self.parts, self.tokens = requests, parts, tokens
         self.sampling: Sampling = requests[parts[0].request].sampling
         self.ends = np.array(sorted(ends(model, tokens)), dtype=np.int64)
         self.done: list[list[Completion | None]] = [[None] * len(p) for p in parts]
         lengths = [len(requests[p.request].prompt_ids) for p in parts]
-        self.limits = [min(self.sampling.max_tokens, tokens.context - n) for n in lengths]
-        width = max(n + limit for n, limit in zip(lengths, self.limits, strict=True))
-        self.slots = Slots(max(count, FLOOR), width, turned=self.decoder.banded)
-        self.queue = deque((k, i) for k, p in enumerate(parts) for i in range(len(p)))
-        self.read_groups = _chunks(self.decoder, requests, parts, count)
+        self.limits = np.array([min(requests[p.request].sampling.max_tokens, tokens.context - n)
+                                for p, n in zip(parts, lengths, strict=True)])  # fmt: skip
+        self.slots = self.decoder.slots(
+            max(count, self.decoder.floor), int((np.array(lengths) + self.limits).max()), int(self.limits.max())
+        )
+        numbers: dict[tuple[int, ...], int] = {}  # a prompt that stands twice is read once
+        self.number = [numbers.setdefault(requests[p.request].prompt_ids, len(numbers)) for p in parts]
+        order = sorted(range(len(parts)), key=self.number.__getitem__)
+        self.queue = deque((k, i) for k in order for i in range(len(parts[k])))
+        self.to_read = _chunks(self.decoder, list(numbers), count)
         self.read: Read | None = None
         self.read_first = 0
         self.live = min(count, len(self.queue))
         self.part, self.sample, self.drawn, self.position, self.token = np.zeros((5, self.slots.count), dtype=np.int64)
         self.seed = np.zeros(self.slots.count, dtype=np.uint64)
-        most = max(self.limits)
+        most = int(self.limits.max())
         self.ids = np.zeros((self.slots.count, most), dtype=np.int64)
         self.logprobs = np.zeros((self.slots.count, most))
 
@@ -155,10 +175,12 @@ class _Batch:
     def _fill(self, vacant: np.ndarray[Any, Any]) -> None:
         """Seat the next rows and draw their first token, until every slot goes on or nobody waits any more."""
         while len(vacant) and self.queue:
-            read, first, size = self._prompts()
-            here = [self.queue.popleft() for _ in range(min(len(vacant), self._waiting(first + size)))]
+            read, first = self._prompts()
+            here: list[tuple[int, int]] = []
+            while self.queue and len(here) < len(vacant) and self.number[self.queue[0][0]] < first + read.size:
+                here.append(self.queue.popleft())
             slots = vacant[: len(here)]
-            which = self._tensor(np.array([k - first for k, _ in here]))
+            which = self._tensor(np.array([self.number[k] - first for k, _ in here]))
             self.slots.seat(self._tensor(slots), read, which)
             for slot, (k, i) in zip(slots.tolist(), here, strict=True):
                 request = self.requests[self.parts[k].request]
@@ -168,19 +190,12 @@ class _Batch:
             vacant = np.concatenate([self._take(slots, read.logits[which]), vacant[len(here) :]])
         self._close(np.sort(vacant))
 
-    def _prompts(self) -> tuple[Read, int, int]:
-        """The prompts that were read and hold the next in the queue: they, the part of the first, and their number."""
-        k = self.queue[0][0]
-        while self.read is None or k >= self.read_first + self.read.size:
+    def _prompts(self) -> tuple[Read, int]:
+        """The prompts that were read and hold that of the next row in the queue, and the number of the first."""
+        while self.read is None or self.number[self.queue[0][0]] >= self.read_first + self.read.size:
             self.read_first += self.read.size if self.read else 0
-            group = next(self.read_groups)
-            self.read = self.decoder.read([self.requests[self.parts[i].request].prompt_ids for i in group])
-        return self.read, self.read_first, self.read.size
-
-    def _waiting(self, end: int) -> int:
-        """Rows at the head of the queue that belong to parts before ``end``."""
-        k, i = self.queue[0]
-        return len(self.parts[k]) - i + sum(len(p) for p in self.parts[k + 1 : end])
+            self.read = self.decoder.read(next(self.to_read))
+        return self.read, self.read_first
 
     def _close(self, vacant: np.ndarray[Any, Any]) -> None:
         """The last rows move into vacant slots, so that those in use stand together."""
@@ -214,8 +229,8 @@ class _Batch:
     # ------------------------------------------------------------ tokens
 
     def _step(self) -> torch.Tensor:
-        """Logits after the last token of every live row. A few rows are filled up: see FLOOR."""
-        rows = max(self.live, FLOOR)
+        """Logits after the last token of every live row. A few rows are filled up to the decoder's floor."""
+        rows = max(self.live, self.decoder.floor)
         positions = np.where(np.arange(rows) < self.live, self.position[:rows], 0)
         bands = self._bands(positions) if self.decoder.banded else [(0, rows, self._width(positions))]
         ids = self._tensor(self.token[:rows])
@@ -227,7 +242,7 @@ class _Batch:
 
     def _width(self, positions: np.ndarray[Any, Any]) -> int:
         """Positions that the longest of these rows attends to, in steps."""
-        return min(self.slots.width, (int(positions.max()) + STEP) // STEP * STEP)
+        return min(int(self.slots.width), (int(positions.max()) + STEP) // STEP * STEP)
 
     def _take(self, rows: np.ndarray[Any, Any], logits: torch.Tensor) -> np.ndarray[Any, Any]:
         """Draw one token for each of ``rows``, note it, and return the rows that ended with it."""
@@ -242,7 +257,7 @@ class _Batch:
         stopped = np.isin(ids, self.ends)
         if self.sampling.stop:
             stopped |= [self._says_stop(row) for row in rows]
-        over = stopped | (self.drawn[rows] >= np.array(self.limits)[self.part[rows]])
+        over = stopped | (self.drawn[rows] >= self.limits[self.part[rows]])
         for row, finish in zip(rows[over].tolist(), np.where(stopped[over], "stop", "length").tolist(), strict=True):
             n = self.drawn[row]
             finished = Completion(tuple(self.ids[row, :n].tolist()), tuple(self.logprobs[row, :n].tolist()), finish)
@@ -260,20 +275,26 @@ class _Batch:
         return torch.from_numpy(np.ascontiguousarray(array)).to(self.device)
 
 
-def _chunks(decoder: Decoder, requests: Sequence[Request], parts: Sequence[Part], most: int) -> Iterator[list[int]]:
-    """Neighbouring parts whose prompts are read at once: not more than there are slots, so that less memory does."""
-    prompts = [requests[p.request].prompt_ids for p in parts]
+def _chunks(decoder: Decoder, prompts: Sequence[tuple[int, ...]], most: int) -> Iterator[list[tuple[int, ...]]]:
+    """Neighbouring prompts that are read at once: not more than there are slots, so that less memory does."""
     for group in decoder.together(prompts):
         size = max(1, min(most, READ_TOKENS // max(len(prompts[i]) for i in group)))
-        yield from (group[i : i + size] for i in range(0, len(group), size))
+        yield from ([prompts[i] for i in group[at : at + size]] for at in range(0, len(group), size))
 
 
 @torch.inference_mode()
 def sample_batch(
-    model: Any, tokens: Any, requests: Sequence[Request], parts: Sequence[Part], count: int, *, stop: StopToken = never
+    model: Any,
+    tokens: Any,
+    requests: Sequence[Request],
+    parts: Sequence[Part],
+    count: int,
+    *,
+    kernels: bool = True,
+    stop: StopToken = never,
 ) -> list[tuple[Part, list[Completion]]]:
     """Run one planned batch over ``count`` slots. Prompts must leave room in the context; the caller checks that."""
-    return _Batch(model, tokens, requests, parts, count).run(stop)
+    return _Batch(decoder(model, kernels), model, tokens, requests, parts, count).run(stop)
 
 
 def sample(
@@ -284,13 +305,16 @@ def sample(
     room: Room,
     *,
     most: int,
+    kernels: bool,
     stop: StopToken = never,
 ) -> list[tuple[Part, list[Completion]]]:
     """Run one planned batch over as many slots as fit into memory."""
-    longest = max(len(requests[p.request].prompt_ids) for p in parts)
-    width = min(longest + requests[parts[0].request].sampling.max_tokens, tokens.context)
+    width = max(len(r.prompt_ids) + r.sampling.max_tokens for r in (requests[p.request] for p in parts))
+    width = min(width, tokens.context)
     count = min(seats(cache_bytes_per_token(model.config), width, most), sum(map(len, parts)))
-    return room.within(lambda rows: sample_batch(model, tokens, requests, parts, rows, stop=stop), count, width)
+    return room.within(
+        lambda rows: sample_batch(model, tokens, requests, parts, rows, kernels=kernels, stop=stop), count, width
+    )
 
 
 def ends(model: Any, tokens: Any) -> frozenset[int]:
@@ -317,43 +341,14 @@ def run(
     room: Room,
     *,
     most: int,
+    kernels: bool,
     stop: StopToken = never,
     progress: Progress = quiet,
 ) -> Iterator[list[tuple[Part, list[Completion]]]]:
     """The planned batches one after the other, in this process."""
     done, total = 0, sum(len(r.seeds) for r in requests)
     for parts in batches:
-        finished = sample(model, tokens, requests, parts, room, most=most, stop=stop)
+        finished = sample(model, tokens, requests, parts, room, most=most, kernels=kernels, stop=stop)
         done += sum(len(p) for p in parts)
         progress(done, total, "samples")
         yield finished
-
-
-def score(
-    model: Any, sequences: Sequence[tuple[int, ...]], room: Room, *, rows: int = 32, stop: StopToken = never
-) -> list[list[float]]:
-    """Log-probabilities of ids 1..n-1 of each sequence; right-padded batches of similar length, padding ignored."""
-    result: list[list[float]] = [[] for _ in sequences]
-    order = sorted(range(len(sequences)), key=lambda i: len(sequences[i]))
-    for start in range(0, len(order), rows):
-        if stop():
-            raise Stopped
-        chosen = order[start : start + rows]
-        width = max(len(sequences[i]) for i in chosen)
-        found = room.run(lambda some: _score(model, [sequences[i] for i in some]), chosen, width)
-        for i, scores in zip(chosen, found, strict=True):
-            result[i] = scores
-    return result
-
-
-@torch.inference_mode()
-def _score(model: Any, sequences: Sequence[tuple[int, ...]]) -> list[list[float]]:
-    width = max(map(len, sequences))
-    ids = torch.zeros((len(sequences), width), dtype=torch.long, device=model.device)
-    mask = torch.zeros_like(ids)
-    for row, sequence in enumerate(sequences):
-        ids[row, : len(sequence)] = torch.tensor(sequence, device=model.device)
-        mask[row, : len(sequence)] = 1
-    logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits[:, :-1].float()
-    picked = torch.log_softmax(logits, -1).gather(2, ids[:, 1:, None])[:, :, 0]
-    return [picked[row, : len(sequence) - 1].tolist() for row, sequence in enumerate(sequences)]

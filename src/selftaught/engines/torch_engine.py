@@ -48,6 +48,7 @@ class TorchEngine:
         processes: PositiveInt | Literal["auto"] = "auto"
         threads: PositiveInt | Literal["auto"] = "auto"
         max_rows: PositiveInt | Literal["auto"] = "auto"  # sampled at once, in each process
+        kernels: bool | Literal["auto"] = "auto"  # compiled ones, where a model is one for them
         patience: float = Field(default=600, gt=0)  # seconds without a token after which a worker counts as hung
         autocast: bool | Literal["auto"] = "auto"  # bf16 matrix products in training where the machine has them
         prompt: PromptConfig = PromptConfig()
@@ -75,6 +76,8 @@ class TorchEngine:
         import torch
         import transformers
 
+        from selftaught.engines import _sample
+
         model = self._model(checkpoint)
         return {
             "architecture": type(model).__name__,
@@ -83,6 +86,9 @@ class TorchEngine:
             "dtype": self._dtype(checkpoint),
             "threads": self._threads(),
             "processes": self._processes(checkpoint),
+            "max_rows": self._slots(checkpoint),
+            "kernels": self._kernels(),
+            "sampler": _sample.decoder(model, self._kernels()).name,
             "autocast": self._autocast(),
             "torch": torch.__version__,
             "transformers": transformers.__version__,
@@ -102,7 +108,7 @@ class TorchEngine:
     def _dtype(self, checkpoint: Checkpoint) -> str:
         if self.options.dtype != "auto":
             return self.options.dtype
-        return "float32" if self.device == "cpu" and _weight_bytes(checkpoint.model) < TINY_BYTES else "bfloat16"
+        return "float32" if self._tiny(checkpoint) else "bfloat16"
 
     def _threads(self) -> int:
         return os.cpu_count() or 1 if self.options.threads == "auto" else self.options.threads
@@ -110,14 +116,24 @@ class TorchEngine:
     def _processes(self, checkpoint: Checkpoint) -> int:
         if self.options.processes != "auto":
             return self.options.processes
-        tiny = self.device == "cpu" and _weight_bytes(checkpoint.model) < TINY_BYTES
-        return (os.cpu_count() or 1) if tiny else 1
+        return (os.cpu_count() or 1) if self._tiny(checkpoint) else 1
+
+    def _tiny(self, checkpoint: Checkpoint) -> bool:
+        return self.device == "cpu" and _weight_bytes(checkpoint.model) < TINY_BYTES
 
     def _slots(self, checkpoint: Checkpoint) -> int:
         """Rows sampled at once: enough to keep a GPU or large weights busy; of tiny ones what stays near the cache."""
         if self.options.max_rows != "auto":
             return self.options.max_rows
-        return 64 if self.device == "cpu" and _weight_bytes(checkpoint.model) < TINY_BYTES else 256
+        return 64 if self._tiny(checkpoint) else 256
+
+    def _kernels(self) -> bool:
+        """Whether compiled kernels are used. Raises ModelError where they must be and cannot."""
+        from selftaught.engines import _native
+
+        if self.options.kernels is True:
+            _native.library()
+        return self.options.kernels is not False and _native.available()
 
     def _autocast(self) -> bool:
         import torch
@@ -163,7 +179,10 @@ class TorchEngine:
                 results = self._spread(checkpoint, some, batches, stop, progress)
             else:
                 model, tokens = self._model(checkpoint), self.tokens(checkpoint)
-                results = _sample.run(model, tokens, some, batches, self._room, most=most, stop=stop, progress=progress)
+                results = _sample.run(
+                    model, tokens, some, batches, self._room, most=most, kernels=self._kernels(), stop=stop,
+                    progress=progress,
+                )  # fmt: skip
             for finished in results:
                 yield [(_sample.Part(mine[p.request], p.first, p.last), c) for p, c in finished]
 
@@ -179,7 +198,7 @@ class TorchEngine:
         if self._pool is None:
             self._pool = Pool(self._processes(checkpoint), self.options.patience, self._tell)
         slots = self._slots(checkpoint)
-        served = Served(checkpoint, self._dtype(checkpoint), self.options.prompt, slots)
+        served = Served(checkpoint, self._dtype(checkpoint), self.options.prompt, slots, self._kernels())
         done, total = 0, sum(len(r.seeds) for r in requests)
         for finished in self._pool.run(served, requests, batches, stop):
             done += sum(len(part) for part, _ in finished)
@@ -189,9 +208,9 @@ class TorchEngine:
     def score(
         self, checkpoint: Checkpoint, sequences: Sequence[tuple[int, ...]], *, stop: StopToken = never
     ) -> list[list[float]]:
-        from selftaught.engines import _sample
+        from selftaught.engines import _score
 
-        return _sample.score(self._model(checkpoint), sequences, self._room_to_score, stop=stop)
+        return _score.score(self._model(checkpoint), sequences, self._room_to_score, stop=stop)
 
     def tune(self, job: TuneJob, out: Path, *, stop: StopToken = never, progress: Progress = quiet) -> Tuned:
         import torch
