@@ -15,6 +15,7 @@ import tiny
 from selftaught.engines import _draw, _sample
 from selftaught.engines._forward import Forward
 from selftaught.engines._lean import Lean, lean
+from selftaught.engines._native import Native, available
 from selftaught.engines.base import Completion, Request
 from selftaught.engines.torch_engine import TorchEngine
 from selftaught.types import Checkpoint, Sampling
@@ -50,9 +51,15 @@ class Tokens:
         return " ".join(map(str, ids))
 
 
-@pytest.fixture(scope="module", params=MODELS)
+PATHS = [(name, path) for name, (*_, fits) in MODELS.items() for path in ((Native, Lean) if fits else (Forward,))]
+
+
+@pytest.fixture(scope="module", params=PATHS, ids=lambda p: f"{p[0]}, {p[1].__name__.lower()}")
 def model(request: pytest.FixtureRequest) -> Iterator[Any]:
-    kind, config, settings, _ = MODELS[request.param]
+    name, path = request.param
+    if path is Native and not available():
+        pytest.skip("there is no C++ compiler here")
+    kind, config, settings, _ = MODELS[name]
     torch.manual_seed(3)
     made = kind(config(**settings, attn_implementation="eager")).eval().requires_grad_(False)
     with torch.no_grad():
@@ -60,7 +67,7 @@ def model(request: pytest.FixtureRequest) -> Iterator[Any]:
             if weight.dim() == 2:
                 weight.mul_(4)
     made.generation_config.eos_token_id = None
-    made.named = request.param
+    made.path = path
     yield made
 
 
@@ -76,11 +83,12 @@ def asked(lengths: list[int], n: int, sampling: Sampling) -> list[Request]:
 
 def run(model: Any, requests: list[Request], count: int) -> list[list[Completion]]:
     parts = [_sample.Part(i, 0, len(r.seeds)) for i, r in enumerate(requests)]
-    return [found for _, found in _sample.sample_batch(model, Tokens(), requests, parts, count)]
+    kernels = getattr(model, "path", Native) is Native
+    return [found for _, found in _sample.sample_batch(model, Tokens(), requests, parts, count, kernels=kernels)]
 
 
 def test_the_path_is_the_one_that_fits(model: Any) -> None:
-    assert isinstance(_sample.decoder(model), Lean if MODELS[model.named][3] else Forward)
+    assert type(_sample.decoder(model, model.path is Native)) is model.path
 
 
 def test_greedy_tokens_are_those_of_generate(model: Any) -> None:
@@ -94,7 +102,7 @@ def test_greedy_tokens_are_those_of_generate(model: Any) -> None:
 
 
 def test_a_sample_is_the_same_bits_alone_among_7_and_among_63_others(model: Any) -> None:
-    """On the lean path; through a model's own forward the tokens are the same, and log-probs up to rounding."""
+    """On paths of our own; through a model's own forward the tokens are the same, and log-probs up to rounding."""
     lengths = [1, 3, 11, 23]
     sampling = Sampling(1, 1.0, max_tokens=24)
     alone = [run(model, [r], 1)[0][0] for r in asked(lengths, 1, sampling)]
@@ -104,7 +112,7 @@ def test_a_sample_is_the_same_bits_alone_among_7_and_among_63_others(model: Any)
         for mine, theirs in zip(alone, found, strict=False):
             assert mine.ids == theirs[0].ids, (others, slots)
             same = mine.logprobs == theirs[0].logprobs
-            assert same if MODELS[model.named][3] else np.allclose(mine.logprobs, theirs[0].logprobs, atol=1e-5)
+            assert same if model.path is not Forward else np.allclose(mine.logprobs, theirs[0].logprobs, atol=1e-5)
 
 
 def test_samples_of_one_prompt_and_of_many_lengths_fill_the_slots_and_come_back_in_order(model: Any) -> None:
