@@ -40,7 +40,8 @@ from selftaught.types import Checkpoint, Sampling
 
 OUT = Path(__file__).parent / "results" / "sampling.json"
 TEN = {"vocab_size": 8192, "hidden_size": 256, "intermediate_size": 704, "num_hidden_layers": 10,
-       "num_attention_heads": 8, "num_key_value_heads": 4, "max_position_embeddings": 1024, "tie_word_embeddings": True}  # fmt: skip
+       "num_attention_heads": 8, "num_key_value_heads": 4, "max_position_embeddings": 1024,
+       "tie_word_embeddings": True}  # fmt: skip
 PROMPT, FREE = 64, GenerationConfig(do_sample=True, temperature=1.0, top_k=0, top_p=1.0, pad_token_id=0)
 
 
