@@ -32,7 +32,7 @@ import transformers
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, StoppingCriteria, StoppingCriteriaList
 from transformers.generation import ContinuousBatchingConfig
 
-from selftaught.engines import _folders, _load, _sample
+from selftaught.engines import _batches, _folders, _load, _sample
 from selftaught.engines._memory import Room
 from selftaught.engines._pool import SAMPLES
 from selftaught.engines.base import Request
@@ -86,10 +86,10 @@ def ours(kernels: bool) -> Sampler:
     def run(model: Any, work: Work) -> None:
         asked = [Request(Checkpoint("m", "m"), p, Sampling(1, 1.0, max_tokens=n), (i,))
                  for i, (p, n) in enumerate(zip(work.prompts, work.lengths, strict=True))]  # fmt: skip
-        parts = _sample.plan(asked, _sample.cache_bytes_per_token(model.config), work.slots)
+        parts = _batches.plan(asked, _batches.cache_bytes_per_token(model.config), work.slots)
         made = _sample.run(model, Tokens(), asked, parts, Room(*SAMPLES, lambda *a, **k: None), most=work.slots,
                            kernels=kernels)  # fmt: skip
-        found = {p.request: len(c[0].ids) for some in made for p, c in some}
+        found = {part.request: len(some[0].ids) for part, some in made}
         assert [found[i] for i in range(len(asked))] == work.lengths
 
     return run

@@ -12,7 +12,7 @@ import torch
 import transformers as tf
 
 import tiny
-from selftaught.engines import _draw, _sample
+from selftaught.engines import _batches, _draw, _sample
 from selftaught.engines._forward import Forward
 from selftaught.engines._lean import Lean, lean
 from selftaught.engines._native import Native, available
@@ -82,9 +82,10 @@ def asked(lengths: list[int], n: int, sampling: Sampling) -> list[Request]:
 
 
 def run(model: Any, requests: list[Request], count: int) -> list[list[Completion]]:
-    parts = [_sample.Part(i, 0, len(r.seeds)) for i, r in enumerate(requests)]
+    parts = [_batches.Part(i, 0, len(r.seeds)) for i, r in enumerate(requests)]
     kernels = getattr(model, "path", Native) is Native
-    return [found for _, found in _sample.sample_batch(model, Tokens(), requests, parts, count, kernels=kernels)]
+    found = dict(_sample.sample_batch(model, Tokens(), requests, parts, count, kernels=kernels))
+    return [found[part] for part in parts]
 
 
 def test_the_path_is_the_one_that_fits(model: Any) -> None:
@@ -185,11 +186,11 @@ def test_a_model_that_the_lean_path_would_get_wrong_goes_through_its_own_forward
 
 def test_batches_hold_every_sample_once_and_enough_of_them_for_every_worker() -> None:
     requests = asked([5, 9, 7], 50, Sampling(50, 1.0, max_tokens=8))
-    batches = _sample.plan(requests, 1024, 4, workers=2)
+    batches = _batches.plan(requests, 1024, 4, workers=2)
     rows = sorted((p.request, i) for b in batches for p in b for i in range(p.first, p.last))
     assert rows == [(r, i) for r in range(3) for i in range(50)]
-    assert all(sum(map(len, b)) <= 4 * _sample.BATCH_SLOTS for b in batches)
-    wide = _sample.plan(asked([5] * 40, 50, Sampling(50, 1.0, max_tokens=8)), 1024, 256, workers=2)
+    assert all(sum(map(len, b)) <= 4 * _batches.BATCH_SLOTS for b in batches)
+    wide = _batches.plan(asked([5] * 40, 50, Sampling(50, 1.0, max_tokens=8)), 1024, 256, workers=2)
     assert len(wide) >= 4
 
 

@@ -67,7 +67,7 @@ class Room:
         found: list[R] = []
         while len(found) < len(rows):
             left = rows[len(found) :]
-            some = left if self.cells is None else left[: max(1, self.cells // max(1, width))]
+            some = left[: self.rows(len(left), width)]
             try:
                 found += work(some)
                 continue
@@ -75,25 +75,15 @@ class Room:
                 if not exhausted(error):
                     raise
                 said = first_line(error)
-            self._halve(len(some), width, said)  # out here, where nothing of the failed attempt lives on
+            self.halve(len(some), width, said)  # out here, where nothing of the failed attempt lives on
         return found
 
-    def within(self, work: Callable[[int], R], rows: int, width: int) -> R:
-        """``work(n)`` with the largest n up to ``rows`` that fits, each row of at most ``width`` tokens.
+    def rows(self, most: int, width: int) -> int:
+        """How many of ``most`` rows of up to ``width`` tokens fit, as far as is known."""
+        return most if self.cells is None else min(most, max(1, self.cells // max(1, width)))
 
-        What ``work`` gives may not depend on n. Raises OutOfMemory when one row is too large.
-        """
-        while True:
-            some = rows if self.cells is None else min(rows, max(1, self.cells // max(1, width)))
-            try:
-                return work(some)
-            except Exception as error:
-                if not exhausted(error):
-                    raise
-                said = first_line(error)
-            self._halve(some, width, said)  # out here, where nothing of the failed attempt lives on
-
-    def _halve(self, rows: int, width: int, said: str) -> None:
+    def halve(self, rows: int, width: int, said: str) -> None:
+        """``rows`` did not fit. Raises OutOfMemory when that was one."""
         release()
         if rows == 1:
             raise OutOfMemory(

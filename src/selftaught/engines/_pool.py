@@ -298,4 +298,5 @@ class _Held:
         found = _sample.sample(
             self.model, tokens, requests, parts, self.room, most=served.slots, kernels=served.kernels, stop=stop
         )
-        return [c for _, c in found]
+        by_part = dict(found)
+        return [by_part[part] for part in parts]

@@ -8,86 +8,26 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
 from typing import Any, Protocol
 from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
 
+from selftaught.engines._batches import Part, cache_bytes_per_token, seats
 from selftaught.engines._cache import STEP, Band, Read
 from selftaught.engines._draw import draw, uniforms
 from selftaught.engines._forward import Forward
 from selftaught.engines._lean import lean
-from selftaught.engines._memory import Room
+from selftaught.engines._memory import Room, exhausted, first_line
 from selftaught.engines._native import native
 from selftaught.engines.base import Completion, Progress, Request, StopToken, never, quiet
 from selftaught.errors import Stopped
 from selftaught.types import Sampling
 
-CACHE_BYTES = 1 << 30  # room for the keys and values of all slots
-MIN_ROWS = 64  # samples that make a batch of their own worth while
-BATCH_SLOTS = 8  # rows of a batch, in slots: the more, the less the end of it costs, where slots run empty
 READ_TOKENS = 4096  # tokens of prompts, with their padding, that are read at once
 BAND = 16  # rows that attend to as many positions as the longest of them needs
 RESORT = 16  # steps after which rows may be put in the order of their lengths, so that bands are of like lengths
-
-
-@dataclass(frozen=True)
-class Part:
-    """Samples ``first`` .. ``last - 1`` of one request."""
-
-    request: int
-    first: int
-    last: int
-
-    def __len__(self) -> int:
-        return self.last - self.first
-
-
-# ---------------------------------------------------------------- batches
-
-
-def plan(requests: Sequence[Request], cache_bytes_per_token: int, max_rows: int, workers: int = 1) -> list[list[Part]]:
-    """Batches of requests of one checkpoint and sampling, in the order of their prompts' lengths; at least two for each
-    worker where there are samples enough."""
-    kinds: dict[tuple[str, str], list[int]] = {}
-    for i in sorted(range(len(requests)), key=lambda i: (len(requests[i].prompt_ids), i)):
-        kinds.setdefault(_kind(requests[i]), []).append(i)
-    total = sum(len(r.seeds) for r in requests)
-    batches: list[list[Part]] = []
-    for kind in sorted(kinds):
-        width = max(len(requests[i].prompt_ids) + requests[i].sampling.max_tokens for i in kinds[kind])
-        most = BATCH_SLOTS * seats(cache_bytes_per_token, width, max_rows)
-        batches += _cut(requests, kinds[kind], max(1, min(most, max(MIN_ROWS, total // (2 * workers)))))
-    return batches
-
-
-def _kind(request: Request) -> tuple[str, str]:
-    """What the rows of a batch have in common; each may end at a length of its own."""
-    return request.checkpoint.digest, repr(replace(request.sampling, n=1, max_tokens=0))
-
-
-def _cut(requests: Sequence[Request], chosen: Sequence[int], rows: int) -> Iterator[list[Part]]:
-    batch: list[Part] = []
-    left = rows
-    for i in chosen:
-        first, count = 0, len(requests[i].seeds)
-        while first < count:
-            last = min(count, first + left)
-            batch.append(Part(i, first, last))
-            left -= last - first
-            first = last
-            if not left:
-                yield batch
-                batch, left = [], rows
-    if batch:
-        yield batch
-
-
-def seats(cache_bytes_per_token: int, width: int, most: int) -> int:
-    """Rows whose keys and values have room."""
-    return max(1, min(most, CACHE_BYTES // max(1, cache_bytes_per_token * width)))
 
 
 # ---------------------------------------------------------------- decoders
@@ -136,7 +76,8 @@ class _Batch:
         self.requests, self.parts, self.tokens = requests, parts, tokens
         self.sampling: Sampling = requests[parts[0].request].sampling
         self.ends = np.array(sorted(ends(model, tokens)), dtype=np.int64)
-        self.done: list[list[Completion | None]] = [[None] * len(p) for p in parts]
+        self.done: list[dict[int, Completion]] = [{} for _ in parts]
+        self.whole: list[int] = []  # parts whose samples are all there and not yet handed out
         lengths = [len(requests[p.request].prompt_ids) for p in parts]
         self.limits = np.array([min(requests[p.request].sampling.max_tokens, tokens.context - n)
                                 for p, n in zip(parts, lengths, strict=True)])  # fmt: skip
@@ -157,18 +98,21 @@ class _Batch:
         self.ids = np.zeros((self.slots.count, most), dtype=np.int64)
         self.logprobs = np.zeros((self.slots.count, most))
 
-    def run(self, stop: StopToken) -> list[tuple[Part, list[Completion]]]:
+    def run(self, stop: StopToken) -> Iterator[tuple[Part, list[Completion]]]:
+        """Parts as they finish, the samples of each in order."""
         self._fill(np.arange(self.live))
         steps = 0
-        while self.live:
+        while self.live or self.whole:
             if stop():
                 raise Stopped
+            for k in self.whole:
+                yield self.parts[k], [c for _, c in sorted(self.done[k].items())]
+            self.whole.clear()
             if self.decoder.banded and steps % RESORT == 0:
                 self._sort()
             steps += 1
-            rows = np.arange(self.live)
-            self._fill(self._take(rows, self._step()))
-        return [(p, [c for c in found if c is not None]) for p, found in zip(self.parts, self.done, strict=True)]
+            if self.live:
+                self._fill(self._take(np.arange(self.live), self._step()))
 
     # ------------------------------------------------------------ rows come and go
 
@@ -261,7 +205,10 @@ class _Batch:
         for row, finish in zip(rows[over].tolist(), np.where(stopped[over], "stop", "length").tolist(), strict=True):
             n = self.drawn[row]
             finished = Completion(tuple(self.ids[row, :n].tolist()), tuple(self.logprobs[row, :n].tolist()), finish)
-            self.done[self.part[row]][self.sample[row]] = finished
+            k = int(self.part[row])
+            self.done[k][int(self.sample[row])] = finished
+            if len(self.done[k]) == len(self.parts[k]):
+                self.whole.append(k)
         ended: np.ndarray[Any, Any] = rows[over]
         return ended
 
@@ -292,9 +239,10 @@ def sample_batch(
     *,
     kernels: bool = True,
     stop: StopToken = never,
-) -> list[tuple[Part, list[Completion]]]:
-    """Run one planned batch over ``count`` slots. Prompts must leave room in the context; the caller checks that."""
-    return _Batch(decoder(model, kernels), model, tokens, requests, parts, count).run(stop)
+) -> Iterator[tuple[Part, list[Completion]]]:
+    """One planned batch over ``count`` slots, part by part as they finish. Prompts must leave room in the context; the
+    caller checks that."""
+    yield from _Batch(decoder(model, kernels), model, tokens, requests, parts, count).run(stop)
 
 
 def sample(
@@ -307,14 +255,24 @@ def sample(
     most: int,
     kernels: bool,
     stop: StopToken = never,
-) -> list[tuple[Part, list[Completion]]]:
-    """Run one planned batch over as many slots as fit into memory."""
+) -> Iterator[tuple[Part, list[Completion]]]:
+    """One planned batch over as many slots as fit into memory, part by part as they finish."""
     width = max(len(r.prompt_ids) + r.sampling.max_tokens for r in (requests[p.request] for p in parts))
     width = min(width, tokens.context)
-    count = min(seats(cache_bytes_per_token(model.config), width, most), sum(map(len, parts)))
-    return room.within(
-        lambda rows: sample_batch(model, tokens, requests, parts, rows, kernels=kernels, stop=stop), count, width
-    )
+    left = list(parts)
+    while left:
+        count = min(seats(cache_bytes_per_token(model.config), width, most), sum(map(len, left)))
+        count = room.rows(count, width)
+        try:
+            for part, found in sample_batch(model, tokens, requests, [*left], count, kernels=kernels, stop=stop):
+                left.remove(part)
+                yield part, found
+            continue
+        except Exception as error:
+            if not exhausted(error):
+                raise
+            said = first_line(error)
+        room.halve(count, width, said)  # out here, where nothing of the failed attempt lives on
 
 
 def ends(model: Any, tokens: Any) -> frozenset[int]:
@@ -322,15 +280,6 @@ def ends(model: Any, tokens: Any) -> frozenset[int]:
     configured = getattr(model.generation_config, "eos_token_id", None)
     many = configured if isinstance(configured, list) else [configured]
     return frozenset(i for i in (*many, tokens.eos) if i is not None)
-
-
-def cache_bytes_per_token(config: Any) -> int:
-    """Bytes of keys and values that one token adds in float32; an upper guess for models with smaller caches."""
-    text: Any = config.get_text_config()
-    layers = getattr(text, "num_hidden_layers", 12)
-    heads = getattr(text, "num_key_value_heads", None) or getattr(text, "num_attention_heads", 12)
-    width = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
-    return int(2 * layers * int(heads or 1) * int(width) * 4)
 
 
 def run(
@@ -344,11 +293,11 @@ def run(
     kernels: bool,
     stop: StopToken = never,
     progress: Progress = quiet,
-) -> Iterator[list[tuple[Part, list[Completion]]]]:
+) -> Iterator[tuple[Part, list[Completion]]]:
     """The planned batches one after the other, in this process."""
     done, total = 0, sum(len(r.seeds) for r in requests)
     for parts in batches:
-        finished = sample(model, tokens, requests, parts, room, most=most, kernels=kernels, stop=stop)
-        done += sum(len(p) for p in parts)
-        progress(done, total, "samples")
-        yield finished
+        for part, found in sample(model, tokens, requests, parts, room, most=most, kernels=kernels, stop=stop):
+            done += len(part)
+            progress(done, total, "samples")
+            yield part, found

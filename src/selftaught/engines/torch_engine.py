@@ -158,24 +158,23 @@ class TorchEngine:
         _check_room(requests, self.tokens)
         gathered: dict[int, list[tuple[int, list[Completion]]]] = {}
         missing = {i: len(r.seeds) for i, r in enumerate(requests)}
-        for finished in self._batches(requests, stop, progress):
-            for part, completions in finished:
-                gathered.setdefault(part.request, []).append((part.first, completions))
-                missing[part.request] -= len(completions)
-                if missing[part.request] == 0:
-                    ordered = sorted(gathered.pop(part.request), key=lambda item: item[0])
-                    yield part.request, [c for _, some in ordered for c in some]
+        for part, completions in self._parts(requests, stop, progress):
+            gathered.setdefault(part.request, []).append((part.first, completions))
+            missing[part.request] -= len(completions)
+            if missing[part.request] == 0:
+                ordered = sorted(gathered.pop(part.request), key=lambda item: item[0])
+                yield part.request, [c for _, some in ordered for c in some]
 
-    def _batches(self, requests: Sequence[Request], stop: StopToken, progress: Progress) -> Iterator[Any]:
+    def _parts(self, requests: Sequence[Request], stop: StopToken, progress: Progress) -> Iterator[Any]:
         """Planned batches, on worker processes where that pays; requests of one call may name several checkpoints."""
-        from selftaught.engines import _sample
+        from selftaught.engines import _batches, _sample
 
         for checkpoint in {r.checkpoint.digest: r.checkpoint for r in requests}.values():
             mine = [i for i, r in enumerate(requests) if r.checkpoint.digest == checkpoint.digest]
             some = [requests[i] for i in mine]
             most, workers = self._slots(checkpoint), self._processes(checkpoint)
-            batches = _sample.plan(some, _cache_bytes(checkpoint.model), most, workers)
-            if workers > 1 and sum(len(r.seeds) for r in some) >= 2 * _sample.MIN_ROWS:
+            batches = _batches.plan(some, _cache_bytes(checkpoint.model), most, workers)
+            if workers > 1 and sum(len(r.seeds) for r in some) >= 2 * _batches.MIN_ROWS:
                 results = self._spread(checkpoint, some, batches, stop, progress)
             else:
                 model, tokens = self._model(checkpoint), self.tokens(checkpoint)
@@ -183,8 +182,8 @@ class TorchEngine:
                     model, tokens, some, batches, self._room, most=most, kernels=self._kernels(), stop=stop,
                     progress=progress,
                 )  # fmt: skip
-            for finished in results:
-                yield [(_sample.Part(mine[p.request], p.first, p.last), c) for p, c in finished]
+            for part, found in results:
+                yield _batches.Part(mine[part.request], part.first, part.last), found
 
     def _spread(
         self,
@@ -203,7 +202,7 @@ class TorchEngine:
         for finished in self._pool.run(served, requests, batches, stop):
             done += sum(len(part) for part, _ in finished)
             progress(done, total, "samples")
-            yield finished
+            yield from finished
 
     def score(
         self, checkpoint: Checkpoint, sequences: Sequence[tuple[int, ...]], *, stop: StopToken = never
@@ -243,9 +242,9 @@ def _weight_bytes(folder: str) -> int:
 def _cache_bytes(folder: str) -> int:
     from transformers import AutoConfig
 
-    from selftaught.engines import _sample
+    from selftaught.engines import _batches
 
-    return _sample.cache_bytes_per_token(AutoConfig.from_pretrained(folder, trust_remote_code=False))
+    return _batches.cache_bytes_per_token(AutoConfig.from_pretrained(folder, trust_remote_code=False))
 
 
 def _stored_dtype(folder: str) -> str:

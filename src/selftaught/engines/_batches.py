@@ -1,0 +1,76 @@
+"""How requests become batches: of one checkpoint and one way to draw, and no more rows at once than have room."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from selftaught.engines.base import Request
+
+CACHE_BYTES = 1 << 30  # room for the keys and values of all slots
+MIN_ROWS = 64  # samples that make a batch of their own worth while
+BATCH_SLOTS = 8  # rows of a batch, in slots: the more, the less the end of it costs, where slots run empty
+
+
+@dataclass(frozen=True)
+class Part:
+    """Samples ``first`` .. ``last - 1`` of one request."""
+
+    request: int
+    first: int
+    last: int
+
+    def __len__(self) -> int:
+        return self.last - self.first
+
+
+def plan(requests: Sequence[Request], cache_bytes_per_token: int, max_rows: int, workers: int = 1) -> list[list[Part]]:
+    """Batches of requests of one checkpoint and sampling, in the order of their prompts' lengths; at least two for each
+    worker where there are samples enough."""
+    kinds: dict[tuple[str, str], list[int]] = {}
+    for i in sorted(range(len(requests)), key=lambda i: (len(requests[i].prompt_ids), i)):
+        kinds.setdefault(_kind(requests[i]), []).append(i)
+    total = sum(len(r.seeds) for r in requests)
+    batches: list[list[Part]] = []
+    for kind in sorted(kinds):
+        width = max(len(requests[i].prompt_ids) + requests[i].sampling.max_tokens for i in kinds[kind])
+        most = BATCH_SLOTS * seats(cache_bytes_per_token, width, max_rows)
+        batches += _cut(requests, kinds[kind], max(1, min(most, max(MIN_ROWS, total // (2 * workers)))))
+    return batches
+
+
+def _kind(request: Request) -> tuple[str, str]:
+    """What the rows of a batch have in common; each may end at a length of its own."""
+    return request.checkpoint.digest, repr(replace(request.sampling, n=1, max_tokens=0))
+
+
+def _cut(requests: Sequence[Request], chosen: Sequence[int], rows: int) -> Iterator[list[Part]]:
+    batch: list[Part] = []
+    left = rows
+    for i in chosen:
+        first, count = 0, len(requests[i].seeds)
+        while first < count:
+            last = min(count, first + left)
+            batch.append(Part(i, first, last))
+            left -= last - first
+            first = last
+            if not left:
+                yield batch
+                batch, left = [], rows
+    if batch:
+        yield batch
+
+
+def seats(cache_bytes_per_token: int, width: int, most: int) -> int:
+    """Rows whose keys and values have room."""
+    return max(1, min(most, CACHE_BYTES // max(1, cache_bytes_per_token * width)))
+
+
+def cache_bytes_per_token(config: Any) -> int:
+    """Bytes of keys and values that one token adds in float32; an upper guess for models with smaller caches."""
+    text: Any = config.get_text_config()
+    layers = getattr(text, "num_hidden_layers", 12)
+    heads = getattr(text, "num_key_value_heads", None) or getattr(text, "num_attention_heads", 12)
+    width = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+    return int(2 * layers * int(heads or 1) * int(width) * 4)
