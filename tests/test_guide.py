@@ -16,6 +16,7 @@ from transformers import AutoModelForCausalLM
 
 import tiny
 import vocabularies
+from selftaught.config import PromptConfig
 from selftaught.engines._guide import Guides, hold_open
 from selftaught.engines._load import TextTokens
 from selftaught.errors import ModelError, RecipeError
@@ -75,7 +76,7 @@ def tokens(kind: str) -> TextTokens:
         "byte_level": lambda: vocabularies.byte_level(eos_token="<|end|>"),
         "sentencepiece": lambda: vocabularies.sentencepiece(bos_token="<s>", eos_token="</s>"),
     }[kind]()
-    return TextTokens(made, 128, chat=False, form="{question}", step_by_step="")
+    return TextTokens(made, 128, PromptConfig(), 336)
 
 
 @lru_cache
@@ -273,9 +274,7 @@ def test_characters_that_the_vocabulary_cannot_write_are_an_error():
 
     letters = Tokenizer(models.BPE(vocab={"</s>": 0, "a": 1, "b": 2}, merges=[]))
     letters.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse()])
-    some = TextTokens(
-        PreTrainedTokenizerFast(tokenizer_object=letters, eos_token="</s>"), 8, chat=False, form="", step_by_step=""
-    )
+    some = TextTokens(PreTrainedTokenizerFast(tokenizer_object=letters, eos_token="</s>"), 8, PromptConfig(), 3)
     guides = Guides(some, Guide("regex", "aé"), frozenset({0}), 3, 1)
     guides.take([0], [1])
     with pytest.raises(ModelError, match="cannot go on under its guide"):

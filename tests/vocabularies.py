@@ -1,10 +1,12 @@
-"""Tokenizers of the kinds that models have, small: byte-level BPE, and BPE on sentencepiece's terms.
+"""Tokenizers of the kinds that models have, small, and random models for them.
 
-Merges are learned from a line of text, so that tokens are longer than a character and emoji are cut between tokens.
+Byte-level BPE, and BPE on sentencepiece's terms. Merges are learned from a line of text, so that tokens are longer than
+a character and emoji are cut between tokens. The templates do what those of the models do, in fewer words.
 """
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
@@ -12,6 +14,22 @@ from transformers import PreTrainedTokenizerFast
 
 TEXT = ['The answer is 42. the name, the age: {"name": "Ana", "age": 7} Step by step, über naïve 日本 😀'] * 3
 QWEN = r"(?i:'s|'t)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+
+
+# Thoughts are the model's to begin; earlier ones are dropped; enable_thinking=false writes an empty block.
+QWEN3 = """\
+{%- for m in messages %}{{ '<|im_start|>' + m.role + '\\n' }}
+{%- if m.role == 'assistant' %}{{ m.content.split('</think>')[-1].lstrip('\\n') }}{% else %}{{ m.content }}{% endif %}
+{{- '<|im_end|>\\n' }}{% endfor %}{{ '<|im_start|>assistant\\n' }}
+{%- if enable_thinking is defined and enable_thinking is false %}{{ '<think>\\n\\n</think>\\n\\n' }}{% endif %}"""
+# The prompt begins the thoughts, so a completion holds the closing marker alone.
+R1 = """\
+{{ bos_token }}{% for m in messages %}{% if m.role == 'user' %}{{ '<|User|>' + m.content }}
+{%- else %}{{ '<|Assistant|>' + m.content.split('</think>')[-1] + eos_token }}{% endif %}{% endfor %}
+{{- '<|Assistant|><think>\\n' }}"""
+MISTRAL = """\
+{{ bos_token }}{% for m in messages %}{% if m.role == 'user' %}{{ '[INST] ' + m.content + ' [/INST]' }}
+{%- else %}{{ ' ' + m.content + eos_token }}{% endif %}{% endfor %}"""
 
 
 def byte_level(size: int = 300, added: tuple[AddedToken | str, ...] = (), **special: str) -> PreTrainedTokenizerFast:
@@ -57,3 +75,25 @@ def _finished(raw: Tokenizer, added: tuple[AddedToken | str, ...], special: dict
         )
     kinds: dict[str, Any] = special
     return PreTrainedTokenizerFast(tokenizer_object=raw, clean_up_tokenization_spaces=False, **kinds)
+
+
+def checkpoint(
+    folder: Path, architecture: str, tokenizer: PreTrainedTokenizerFast, ends: int | list[int] | None
+) -> Path:
+    """A random model of two layers with embeddings for the tokenizer (and some to spare), and the tokenizer."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    torch.manual_seed(0)
+    shape: dict[str, Any] = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2}
+    shape |= {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8, "max_position_embeddings": 128}
+    if architecture == "gpt2":
+        shape = {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 128}
+    if architecture in ("gpt_neox", "qwen2"):  # no width of heads of their own
+        shape = {k: v for k, v in shape.items() if k != "head_dim"}
+    special = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": ends, "pad_token_id": tokenizer.pad_token_id}
+    config = AutoConfig.for_model(architecture, vocab_size=-(-len(tokenizer) // 8) * 8, **shape, **special)
+    model = AutoModelForCausalLM.from_config(config)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder

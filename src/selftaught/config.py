@@ -39,12 +39,17 @@ class Member(BaseModel):
         return dict(self.model_extra or {})
 
 
+Marker = Annotated[str, Field(min_length=1)]
+
+
 class PromptConfig(Section):
     """How a question becomes a prompt. A tokenizer's own chat template wins; ``format`` is for models without one."""
 
     use_chat_template: bool = True
     format: str = "Q: {question}\nA:"
     step_by_step: str = "Let's think step by step."  # Kojima et al. 2022, the trigger LMSI uses
+    thinking: bool | None = None  # the chat template's own switch (enable_thinking); none: as the template has it
+    think: tuple[Marker, Marker] | Literal["auto", "off"] = "auto"  # what opens and closes thoughts
 
 
 class CurateConfig(Section):

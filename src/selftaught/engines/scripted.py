@@ -62,6 +62,15 @@ class ByteTokens:
     def decode(self, ids: Sequence[int]) -> str:
         return bytes(i for i in ids if i < 256).decode("utf-8", "replace")
 
+    def lead(self, prompt: str) -> str:
+        return "" if prompt[-1:].isspace() else " "
+
+    def said(self, prompt_ids: Sequence[int], text: str) -> str | None:
+        return text
+
+    def thought(self, prompt_ids: Sequence[int], completion_ids: Sequence[int]) -> int:
+        return 0
+
 
 class Scripted:
     class Options(Section):
