@@ -124,10 +124,8 @@ def test_every_end_that_a_model_was_configured_with_ends_a_sample(tmp_path: Path
     vocabularies.checkpoint(tmp_path / "model", "qwen2", made, many)
     engine = TorchEngine(TorchEngine.Options(processes=1, threads=1, dtype="float32"))
     parent = engine.open(str(tmp_path / "model"))
-    request = Request(
-        parent, engine.tokens(parent).encode("The"), Sampling(400, 5.0, max_tokens=100), tuple(range(400))
-    )
-    [(_, found)] = list(engine.generate([request]))
+    some, sampling = engine.tokens(parent), Sampling(400, 5.0, max_tokens=100)
+    [(_, found)] = list(engine.generate([Request(parent, some.encode("The"), sampling, tuple(range(400)))]))
     assert {c.ids[-1] for c in found if c.finish == "stop"} == set(many)
     assert all(not set(many) & set(c.ids[:-1]) for c in found)
     texts = [some.decode(c.ids) for c in found if c.finish == "stop"]
