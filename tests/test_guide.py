@@ -19,6 +19,8 @@ import vocabularies
 from selftaught.config import PromptConfig
 from selftaught.engines._guide import Guides, hold_open
 from selftaught.engines._load import TextTokens
+from selftaught.engines.base import Request
+from selftaught.engines.scripted import Scripted
 from selftaught.errors import ModelError, RecipeError
 from selftaught.types import Guide, Sampling
 
@@ -279,3 +281,10 @@ def test_characters_that_the_vocabulary_cannot_write_are_an_error():
     guides.take([0], [1])
     with pytest.raises(ModelError, match="cannot go on under its guide"):
         guides.allowed([0])
+
+
+def test_the_scripted_engine_says_that_it_follows_none():
+    engine = Scripted(Scripted.Options())
+    request = Request(engine.open("scripted:0.6"), (1, 2), Sampling(guide=REGEX), (0,))
+    with pytest.raises(ModelError, match="follows no guide"):
+        list(engine.generate([request]))

@@ -72,9 +72,8 @@ def hold_open(allowed: torch.Tensor, ends: Sequence[int], early: torch.Tensor) -
 
     A row that could then do nothing keeps them.
     """
-    closing = torch.zeros(allowed.shape[1], dtype=torch.bool, device=allowed.device)
-    closing[list(ends)] = True
-    more = allowed & ~closing
+    more = allowed.clone()
+    more[:, list(ends)] = False
     return torch.where((early & more.any(1))[:, None], more, allowed)
 
 

@@ -114,6 +114,8 @@ class Scripted:
         for index, request in enumerate(requests):
             if stop():
                 raise Stopped
+            if request.sampling.guide is not None:
+                raise ModelError("The scripted engine follows no guide.", hint="Sample with engine.name=torch_engine.")
             yield index, [self._complete(request, seed) for seed in request.seeds]
             done += len(request.seeds)
             progress(done, total, "samples")
