@@ -203,6 +203,7 @@ def test_a_row_begins_anew_while_the_others_go_on():
     guides = Guides(some, Guide("choice", '["ab", "cd"]'), frozenset({some.eos}), 260, 2)
     a, c, d = some.tokenizer.encode("acd", add_special_tokens=False)
     first = guides.allowed([0])[0]
+    assert guides.allowed([]).shape == (0, 260)
     guides.take([0, 1], [a, c])
     guides.reset(0)
     now = guides.allowed([0, 1])

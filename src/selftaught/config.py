@@ -21,6 +21,7 @@ from selftaught.types import digest
 
 ENGINE = "torch_engine"  # where a recipe names none
 REAL_SHARE = 0.1  # of real text, where a recipe names some: Shumailov et al. 2024 (docs/RECIPES.md)
+Marker = Annotated[str, Field(min_length=1)]  # of thoughts
 
 
 class Section(BaseModel):
@@ -37,9 +38,6 @@ class Member(BaseModel):
     @property
     def options(self) -> dict[str, Any]:
         return dict(self.model_extra or {})
-
-
-Marker = Annotated[str, Field(min_length=1)]
 
 
 class PromptConfig(Section):
