@@ -46,7 +46,8 @@ class Guides:
         from llguidance.numpy import allocate_token_bitmask, fill_next_token_bitmask_par
 
         packed = allocate_token_bitmask(len(rows), self._words)
-        fill_next_token_bitmask_par(self._workers, [(self._rows[r], i) for i, r in enumerate(rows)], packed)
+        if len(rows):  # of none it would refuse to make any
+            fill_next_token_bitmask_par(self._workers, [(self._rows[r], i) for i, r in enumerate(rows)], packed)
         mask: Any = np.unpackbits(packed.view(np.uint8), axis=1, count=self._width, bitorder="little").view(bool)
         for row, some in zip(rows, np.any(mask, axis=1).tolist(), strict=True):
             if self._rows[row].is_error() or not some:
