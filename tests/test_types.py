@@ -171,6 +171,19 @@ def test_a_rollout_of_an_unknown_task_is_not_lost_in_silence() -> None:
         types.groups_of([ask("a")], [rollout(task_id="stranger")])
 
 
+def test_what_sampling_had_no_field_for_is_not_in_its_memo_keys_unless_it_is_set() -> None:
+    """repr(sampling) names a run's units, so runs that set neither field go on under the names they began with."""
+    old = "Sampling(n=3, temperature=0.7, top_p=1.0, top_k=0, max_tokens=9, stop=('\\n',))"
+    plain = Sampling(3, 0.7, max_tokens=9, stop=("\n",))
+    assert repr(plain) == old
+    assert repr(dataclasses.replace(plain, min_tokens=2)) == old[:-1] + ", min_tokens=2)"
+    guided = dataclasses.replace(plain, guide=types.Guide("regex", "[0-9]+"))
+    assert repr(guided) == old[:-1] + ", guide=Guide(kind='regex', text='[0-9]+'))"
+    assert len({plain, guided, dataclasses.replace(guided, guide=types.Guide("lark", "[0-9]+"))}) == 3, (
+        "hashable, and all different"
+    )
+
+
 # ---------------------------------------------------------------- errors
 
 

@@ -21,6 +21,7 @@ from selftaught.types import digest
 
 ENGINE = "torch_engine"  # where a recipe names none
 REAL_SHARE = 0.1  # of real text, where a recipe names some: Shumailov et al. 2024 (docs/RECIPES.md)
+Marker = Annotated[str, Field(min_length=1)]  # of thoughts
 
 
 class Section(BaseModel):
@@ -45,6 +46,8 @@ class PromptConfig(Section):
     use_chat_template: bool = True
     format: str = "Q: {question}\nA:"
     step_by_step: str = "Let's think step by step."  # Kojima et al. 2022, the trigger LMSI uses
+    thinking: bool | None = None  # the chat template's own switch (enable_thinking); none: as the template has it
+    think: tuple[Marker, Marker] | Literal["auto", "off"] = "auto"  # what opens and closes thoughts
 
 
 class CurateConfig(Section):

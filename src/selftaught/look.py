@@ -111,7 +111,7 @@ def first_try(recipe: Recipe, findings: Findings) -> tuple[str, str, str | None]
         request = Request(checkpoint, tokens.encode(prompt), sampling, (recipe.seed,))
         [(_, [completion])] = list(engine.generate([request]))
         text = tokens.decode(completion.ids)
-        answer, _ = load_tasks(recipe).check(findings.example, text)
+        answer, _ = load_tasks(recipe).check(findings.example, tokens.said(request.prompt_ids, text) or "")
         return prompt, text, answer
     finally:
         engine.close()

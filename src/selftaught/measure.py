@@ -46,7 +46,8 @@ def measure(
     rows = rollout(
         engine, checkpoint, tokens, asked, greedy, source.checkers, run_seed=seed, stop=stop, progress=progress
     )
-    found = answers(suite, checkpoint, tasks, rows, source, metric, stop)
+    spoken = [replace(r, text=tokens.said(r.prompt_ids, r.text) or "") for r in rows]  # thoughts are not graded
+    found = answers(suite, checkpoint, tasks, spoken, source, metric, stop)
     return Measured(found, items(tasks, rows, found), rows)
 
 
@@ -69,8 +70,7 @@ def _with_gold(task: Task, method: Method, tokens: Tokens) -> tuple[tuple[int, .
     """Ids of a question with its gold answer, and how many of them are the answer's."""
     asked = method.ask(task)
     prompt = tokens.render(asked.prompt, asked.form)
-    space = "" if prompt[-1:].isspace() else " "
-    gold = tokens.encode_completion(space + (task.answer or ""))
+    gold = tokens.encode_completion(tokens.lead(prompt) + (task.answer or ""))
     ids = (*tokens.encode(prompt), *gold)
     if len(ids) > tokens.context:
         raise ModelError(

@@ -10,6 +10,7 @@ from selftaught.tasks.base import Checker
 from selftaught.types import Checkpoint, Rollout, Sampling, Task, seed_for
 
 TRUNCATED = "truncated"  # hit the token limit before the end token: not an answer, not a vote
+UNFINISHED = "thoughts without an end"  # it stopped, and had not begun to answer
 LOOK = 256  # prompts rendered between two looks at the stop token
 NO_ROOM = "prompt longer than the context"
 
@@ -56,7 +57,8 @@ def _rollout(
     task: Task, request: Request, index: int, seed: int, completion: Completion, tokens: Tokens, checker: Checker
 ) -> Rollout:
     text = tokens.decode(completion.ids)
-    truncated = completion.finish == "length"
+    said = tokens.said(request.prompt_ids, text)
+    error = TRUNCATED if completion.finish == "length" else UNFINISHED if said is None else None
     return Rollout(
         task_id=task.id,
         index=index,
@@ -67,8 +69,8 @@ def _rollout(
         logprobs=completion.logprobs,
         text=text,
         seed=seed,
-        answer=None if truncated else checker.parse(text),
-        error=TRUNCATED if truncated else None,
+        answer=checker.parse(said) if said is not None and error is None else None,
+        error=error,
     )
 
 

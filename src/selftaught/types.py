@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
 from typing import Any, Literal
 
@@ -68,8 +68,28 @@ def seed_for(run_seed: int, *unit: Any) -> int:
 
 
 @dataclass(frozen=True)
+class Guide:
+    """What a completion has to match, from its first token to its end token.
+
+    ``text`` is a JSON schema, a regular expression (Rust's, for all of the text), a Lark grammar as llguidance reads
+    it, or a JSON list of the texts to choose from. White space in JSON is free unless the schema has
+    ``"x-guidance": {"whitespace_flexible": false}``.
+    """
+
+    kind: Literal["json", "regex", "lark", "choice"]
+    text: str
+
+
+@dataclass(frozen=True)
 class Sampling:
-    """How to draw completions. ``temperature`` 0 is greedy; ``top_k`` 0 and ``top_p`` 1 switch their filters off."""
+    """How to draw completions. ``temperature`` 0 is greedy; ``top_k`` 0 and ``top_p`` 1 switch their filters off.
+
+    ``min_tokens``: neither an end token nor a stop string ends a sample before it has so many tokens. End tokens are
+    masked until then; a stop string that is complete earlier is passed over, and one that begins earlier and ends later
+    counts. ``guide`` masks what the grammar forbids before temperature, ``top_k`` and ``top_p``; it allows an end token
+    only where the text is complete, and then even before ``min_tokens`` if nothing else may follow. Log-probabilities
+    are those of the masked distribution. A guided sample that meets ``max_tokens`` first is cut off as any other.
+    """
 
     n: int = 1
     temperature: float = 0.0
@@ -77,6 +97,15 @@ class Sampling:
     top_k: int = 0
     max_tokens: int = 256
     stop: tuple[str, ...] = ()
+    min_tokens: int = 0
+    guide: Guide | None = None
+
+    def __repr__(self) -> str:
+        """As dataclasses write it, but a field after ``stop`` only where it is set: this text stands in memo keys of
+        runs that began before there were such fields."""
+        first = [f.name for f in fields(self)].index("stop")
+        shown = [f for i, f in enumerate(fields(self)) if i <= first or getattr(self, f.name) != f.default]
+        return f"Sampling({', '.join(f'{f.name}={getattr(self, f.name)!r}' for f in shown)})"
 
 
 @dataclass(frozen=True)

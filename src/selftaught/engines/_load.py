@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import signal
 import threading
 import warnings
+from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -15,10 +17,12 @@ from typing import Any
 from selftaught.config import PromptConfig
 from selftaught.engines import _folders
 from selftaught.engines._memory import enough, first_line
+from selftaught.engines._thoughts import Markers, markers
 from selftaught.errors import ModelError, OutOfMemory
 from selftaught.types import Checkpoint, Message, digest
 
 TEMPLATE_SECONDS = 5.0  # a chat template may take for one prompt
+SWITCHES = ("enable_thinking", "thinking")  # Qwen3, GLM, SmolLM3; DeepSeek-V3.1, Granite
 
 
 # ---------------------------------------------------------------- tokens
@@ -44,17 +48,35 @@ def _deadline(seconds: float) -> Iterator[None]:
 
 
 class TextTokens:
-    """``Tokens`` over a transformers tokenizer."""
+    """``Tokens`` over a transformers tokenizer. ``width``: ids from here on have no embedding in the model."""
 
-    def __init__(self, tokenizer: Any, context: int, *, chat: bool, form: str, step_by_step: str) -> None:
+    def __init__(self, tokenizer: Any, context: int, prompt: PromptConfig, width: int) -> None:
         self.tokenizer = tokenizer
         self.context = context
-        self.chat = chat and bool(tokenizer.chat_template)
-        self.form = form
-        self.step_by_step = step_by_step
+        self.prompt = prompt
+        self.width = width
+        self.chat = prompt.use_chat_template and bool(tokenizer.chat_template)
         self.has_bos = tokenizer.bos_token_id is not None
         self.eos = tokenizer.eos_token_id
         self.digest = digest(sorted(tokenizer.get_vocab().items()))[:16]
+        self._switch = _thinking_switch(tokenizer, prompt, self.chat)
+        self._puts_a_space = self._first_piece("a").startswith(("▁", "Ġ"))
+        self._markers = _thoughts_of(tokenizer, prompt)
+        self._special = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
+        self._shown = self._special & set(map(tokenizer.get_vocab().get, self._markers or ()))
+        self._opened_by = lru_cache(maxsize=4096)(self._leaves_off_in_thoughts)
+
+    def facts(self) -> dict[str, bool | str]:
+        """For the record: whether the tokenizer has begin and end tokens, and what thoughts stand between."""
+        return {
+            "begin_token": self.has_bos,
+            "end_token": self.eos is not None,
+            "thoughts": " ".join(self._markers or ()),
+        }
+
+    def _first_piece(self, text: str) -> str:
+        ids = self.tokenizer.encode(text, add_special_tokens=False)
+        return str(self.tokenizer.convert_ids_to_tokens(ids[0])) if ids else ""
 
     def render(self, messages: Sequence[Message], form: str) -> str:
         if not messages:
@@ -74,10 +96,14 @@ class TextTokens:
 
     def _render_chat(self, messages: list[dict[str, str]], form: str) -> str:
         if form == "cot":
-            messages[-1]["content"] += "\n" + self.step_by_step
+            messages[-1]["content"] += "\n" + self.prompt.step_by_step
         try:
             with _deadline(TEMPLATE_SECONDS):
-                return str(self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
+                return str(
+                    self.tokenizer.apply_chat_template(
+                        messages, tokenize=False, add_generation_prompt=True, **self._switch
+                    )
+                )
         except Exception as error:  # a template is somebody's program: whatever it does wrong, it is the model's fault
             raise ModelError(
                 f"The model's chat template cannot render a prompt: {first_line(error)}",
@@ -85,17 +111,28 @@ class TextTokens:
             ) from error
 
     def _turn(self, question: str, answer: str | None, form: str) -> str:
-        before, _, after = self.form.partition("{question}")
+        before, _, after = self.prompt.format.partition("{question}")
         asked = before + question + after
         if answer is not None:
             return f"{asked} {answer.lstrip()}"
-        return f"{asked} {self.step_by_step}" if form == "cot" else asked
+        return f"{asked} {self.prompt.step_by_step}" if form == "cot" else asked
 
     def encode(self, text: str) -> tuple[int, ...]:
-        ids = self.tokenizer.encode(text, add_special_tokens=False) if text else []
+        ids = self._ids(text)
         bos = self.tokenizer.bos_token_id
         start = [bos] if bos is not None and ids[:1] != [bos] else []
         return tuple(start + ids) or self._nothing()
+
+    def _ids(self, text: str) -> list[int]:
+        ids: list[int] = self.tokenizer.encode(text, add_special_tokens=False) if text else []
+        if max(ids, default=0) >= self.width:
+            odd = next(i for i in ids if i >= self.width)
+            raise ModelError(
+                f"The tokenizer writes {self.tokenizer.convert_ids_to_tokens(odd)!r} as {odd}, but the model has"
+                f" embeddings for ids below {self.width} only.",
+                hint="Use the tokenizer that the model was trained with, or model.resize_token_embeddings and train.",
+            )
+        return ids
 
     def _nothing(self) -> tuple[int, ...]:
         """No prompt, no BOS: the end token, which separates documents in pretraining."""
@@ -107,11 +144,72 @@ class TextTokens:
         return (self.eos,)
 
     def encode_completion(self, text: str) -> tuple[int, ...]:
-        ids = self.tokenizer.encode(text, add_special_tokens=False)
+        """A space at the beginning is left to a tokenizer that puts one there itself (sentencepiece), or it had two."""
+        ids = self._ids(text[1:] if self._puts_a_space and text[:1] == " " else text)
         return (*ids, self.eos) if self.eos is not None else tuple(ids)
 
     def decode(self, ids: Sequence[int]) -> str:
-        return str(self.tokenizer.decode(list(ids), skip_special_tokens=True))
+        if not self._shown:
+            return str(self.tokenizer.decode(list(ids), skip_special_tokens=True))
+        hidden = self._special - self._shown
+        return str(self.tokenizer.decode([i for i in ids if i not in hidden], skip_special_tokens=False))
+
+    # ------------------------------------------------------------ thoughts
+
+    def lead(self, prompt: str) -> str:
+        if self._markers and self._markers.opened_by(prompt):
+            return f"\n{self._markers.close}\n\n"  # as templates write an empty block
+        return "" if prompt[-1:].isspace() else " "
+
+    def said(self, prompt_ids: Sequence[int], text: str) -> str | None:
+        return self._markers.said(text, self._opened_by(tuple(prompt_ids))) if self._markers else text
+
+    def thought(self, prompt_ids: Sequence[int], completion_ids: Sequence[int]) -> int:
+        text = self.decode(completion_ids)
+        said = self.said(prompt_ids, text)
+        if said is None or said == text or self._markers is None:
+            return len(completion_ids) if said is None else 0
+        close = self._markers.close
+        lengths = range(len(completion_ids) + 1)
+        return bisect_left(lengths, text.count(close), key=lambda n: self.decode(completion_ids[:n]).count(close))
+
+    def _leaves_off_in_thoughts(self, prompt_ids: tuple[int, ...]) -> bool:
+        if self._markers is None:
+            return False
+        enough = len(self._markers.open.encode()) + 8  # no piece is shorter than a byte; white space may follow
+        return self._markers.opened_by(self.decode(prompt_ids[-enough:]))
+
+
+def _thoughts_of(tokenizer: Any, prompt: PromptConfig) -> Markers | None:
+    if prompt.think == "off":
+        return None
+    return markers(tokenizer) if prompt.think == "auto" else Markers(*prompt.think)
+
+
+def _thinking_switch(tokenizer: Any, prompt: PromptConfig, chat: bool) -> dict[str, bool]:
+    """What tells the chat template to think, or not to. Raises ModelError where it cannot be told."""
+    if prompt.thinking is None:
+        return {}
+    known = _template_variables(str(tokenizer.get_chat_template())) if chat else set()
+    found = next((name for name in SWITCHES if name in known), None)
+    if found is None:
+        what = "chat template has no switch for thinking" if chat else "model has no chat template to tell"
+        raise ModelError(
+            f"prompt.thinking={str(prompt.thinking).lower()}: the {what} ({' or '.join(SWITCHES)}).",
+            hint="Leave prompt.thinking out.",
+        )
+    return {found: prompt.thinking}
+
+
+def _template_variables(template: str) -> set[str]:
+    """The names that a template expects to be given; () where it does not parse, as rendering will say."""
+    from jinja2 import Environment, TemplateSyntaxError, meta
+
+    plain = re.sub(r"\{%-?\s*(?:end)?generation\s*-?%\}", "", template)  # a tag of transformers' own
+    try:
+        return meta.find_undeclared_variables(Environment(extensions=["jinja2.ext.loopcontrols"]).parse(plain))
+    except TemplateSyntaxError:
+        return set()
 
 
 @lru_cache(maxsize=8)
@@ -125,9 +223,7 @@ def load_tokens(folder: str, prompt: PromptConfig) -> TextTokens:
     config = _folders.model_config(Path(folder))
     text = config.get("text_config", config)
     context = int(text.get("max_position_embeddings") or text.get("n_positions") or 2048)
-    return TextTokens(
-        tokenizer, context, chat=prompt.use_chat_template, form=prompt.format, step_by_step=prompt.step_by_step
-    )
+    return TextTokens(tokenizer, context, prompt, int(text.get("vocab_size") or len(tokenizer)))
 
 
 def load_model(checkpoint: Checkpoint, dtype: str, device: str, *, merge: bool = True) -> Any:

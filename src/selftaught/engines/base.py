@@ -102,7 +102,20 @@ class Tokens(Protocol):
         ...
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Text of completion ids without special tokens."""
+        """Text of completion ids without special tokens, but with the markers of thoughts."""
+        ...
+
+    def lead(self, prompt: str) -> str:
+        """What stands between a rendered prompt and an answer that is given, not sampled: the end of the thoughts that
+        the prompt began, else a space where the prompt ends without one."""
+        ...
+
+    def said(self, prompt_ids: Sequence[int], text: str) -> str | None:
+        """What a completion says once its thoughts are over; None where they never end. Answers are read from this."""
+        ...
+
+    def thought(self, prompt_ids: Sequence[int], completion_ids: Sequence[int]) -> int:
+        """How many of a completion's tokens are thoughts, markers included."""
         ...
 
 

@@ -62,6 +62,15 @@ class ByteTokens:
     def decode(self, ids: Sequence[int]) -> str:
         return bytes(i for i in ids if i < 256).decode("utf-8", "replace")
 
+    def lead(self, prompt: str) -> str:
+        return "" if prompt[-1:].isspace() else " "
+
+    def said(self, prompt_ids: Sequence[int], text: str) -> str | None:
+        return text
+
+    def thought(self, prompt_ids: Sequence[int], completion_ids: Sequence[int]) -> int:
+        return 0
+
 
 class Scripted:
     class Options(Section):
@@ -105,6 +114,8 @@ class Scripted:
         for index, request in enumerate(requests):
             if stop():
                 raise Stopped
+            if request.sampling.guide is not None:
+                raise ModelError("The scripted engine follows no guide.", hint="Sample with engine.name=torch_engine.")
             yield index, [self._complete(request, seed) for seed in request.seeds]
             done += len(request.seeds)
             progress(done, total, "samples")

@@ -24,7 +24,6 @@ from selftaught.engines.base import (
     Progress,
     Request,
     StopToken,
-    Tokens,
     Tuned,
     TuneJob,
     never,
@@ -69,7 +68,7 @@ class TorchEngine:
     def open(self, model: str) -> Checkpoint:
         return _folders.open_checkpoint(model)
 
-    def tokens(self, checkpoint: Checkpoint) -> Tokens:
+    def tokens(self, checkpoint: Checkpoint) -> _load.TextTokens:
         return _load.load_tokens(checkpoint.model, self.options.prompt)
 
     def describe(self, checkpoint: Checkpoint) -> Mapping[str, str | int | float | bool]:
@@ -90,6 +89,7 @@ class TorchEngine:
             "kernels": self._kernels(),
             "sampler": _sample.decoder(model, self._kernels()).name,
             "autocast": self._autocast(),
+            **self.tokens(checkpoint).facts(),
             "torch": torch.__version__,
             "transformers": transformers.__version__,
             "cpu": torch.backends.cpu.get_cpu_capability(),

@@ -159,7 +159,7 @@ class SelfConsistency:
         asked = [replace(t, form="cot") for t in chosen]
         groups = bench.generate(asked, Sampling(1, 0.0, max_tokens=self.options.max_tokens))
         good = [
-            Exemplar(question=t.question, rationale=r.text.strip(), answer=r.answer)
+            Exemplar(question=t.question, rationale=_spoken(r, bench), answer=r.answer)
             for t, rollouts in groups
             for r in rollouts
             if r.answer is not None
@@ -200,6 +200,9 @@ class SelfConsistency:
             bench.note("samples with an answer", sum(count_votes(rollouts).values()))
             for error, count in Counter(r.error for r in rollouts if r.error is not None).items():
                 bench.note(f"samples failed: {error}", count)
+            for r in rollouts:
+                if bench.tokens.said(r.prompt_ids, r.text) != r.text:
+                    bench.note("tokens of thoughts", bench.tokens.thought(r.prompt_ids, r.completion_ids))
             bench.note("questions without a majority" if vote is None else "questions voted", 1)
             if vote is not None:
                 yield from self._learn(self._bare.get(task.id, task), vote, exemplars, bench)
@@ -229,9 +232,9 @@ class SelfConsistency:
         for form in self.options.formats:
             shown = self._format(task, form, exemplars)
             prompt = bench.tokens.render(shown.prompt, shown.form)
-            prompt_ids, space = bench.tokens.encode(prompt), "" if prompt[-1:].isspace() else " "
+            prompt_ids, lead = bench.tokens.encode(prompt), bench.tokens.lead(prompt)
             for path in vote.paths:
-                text = path.text if form in STEPS else space + self._said(path.answer or "")
+                text = path.text if form in STEPS else lead + self._said(path.answer or "")
                 ids = path.completion_ids if form in STEPS else bench.tokens.encode_completion(text)
                 learned.append(Example(prompt_ids, ids, text, path.task_id, source=self.name, parents=(path.id,)))
         return learned
@@ -249,6 +252,11 @@ class SelfConsistency:
         saved = sum(self.options.samples - len(r) for _, r in have.values())
         bench.note("samples saved by early stop", saved)
         return list(have.values())
+
+
+def _spoken(rollout: Rollout, bench: Bench) -> str:
+    """An answer as another prompt shows it: without thoughts, which chat templates strip from earlier turns as well."""
+    return (bench.tokens.said(rollout.prompt_ids, rollout.text) or "").strip()
 
 
 def _pick(bench: Bench, what: str, count: int) -> list[Task]:
