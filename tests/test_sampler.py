@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from selftaught.engines._lean import Lean, lean
 from selftaught.engines._native import Native, available
 from selftaught.engines.base import Completion, Request
 from selftaught.engines.torch_engine import TorchEngine
-from selftaught.types import Checkpoint, Sampling
+from selftaught.types import Checkpoint, Guide, Sampling
 
 VOCABULARY, CONTEXT = 211, 96
 SMALL = {"vocab_size": VOCABULARY, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "head_dim": 16,
@@ -44,8 +45,19 @@ MODELS: dict[str, tuple[Any, Any, dict[str, Any], bool]] = {  # class, config, s
 }  # fmt: skip
 
 
+class Plain:
+    """A vocabulary of numbers."""
+
+    @property
+    def added_tokens_decoder(self) -> dict[int, Any]:
+        return {}
+
+    def get_vocab(self) -> dict[str, int]:
+        return {str(i): i for i in range(VOCABULARY)}
+
+
 class Tokens:
-    context, eos = CONTEXT, None
+    context, eos, tokenizer = CONTEXT, None, Plain()
 
     def decode(self, ids: Any) -> str:
         return " ".join(map(str, ids))
@@ -56,7 +68,7 @@ PATHS = [(name, path) for name, (*_, fits) in MODELS.items() for path in ((Nativ
 
 @pytest.fixture(scope="module", autouse=True)
 def one_thread() -> Iterator[None]:
-    """On products this small two threads wait for each other, on a busy machine a hundred times longer than they work."""
+    """On products this small two threads wait for each other, on a busy machine far longer than they work."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -149,15 +161,72 @@ def test_log_probs_are_those_of_the_model(model: Any) -> None:
         assert np.allclose(c.logprobs, told, atol=2e-4)
 
 
-def test_a_stop_string_ends_a_row_and_is_found_across_tokens() -> None:
+@pytest.fixture
+def ending() -> Any:
+    """A Llama that ends often: seven of its tokens are ends."""
     torch.manual_seed(3)
     kind, config, settings, _ = MODELS["llama"]
-    model = kind(config(**settings)).eval()
-    model.generation_config.eos_token_id = None
-    (free,) = run(model, asked([5], 1, Sampling(1, 1.0, max_tokens=20)), 1)
+    made = kind(config(**settings)).eval()
+    made.generation_config.eos_token_id = list(range(3, 10))
+    return made
+
+
+def test_a_stop_string_ends_a_row_and_is_found_across_tokens(ending: Any) -> None:
+    ending.generation_config.eos_token_id = None
+    (free,) = run(ending, asked([5], 1, Sampling(1, 1.0, max_tokens=20)), 1)
     words = " ".join(map(str, free[0].ids[4:6]))
-    (held,) = run(model, asked([5], 1, Sampling(1, 1.0, max_tokens=20, stop=(words,))), 1)
+    (held,) = run(ending, asked([5], 1, Sampling(1, 1.0, max_tokens=20, stop=(words,))), 1)
     assert held[0].ids == free[0].ids[:6] and held[0].finish == "stop"
+    (later,) = run(ending, asked([5], 1, Sampling(1, 1.0, max_tokens=20, stop=(words,), min_tokens=7)), 1)
+    assert later[0].ids[:7] == free[0].ids[:7] and len(later[0].ids) > 6, "it was complete before that many"
+
+
+def test_no_sample_ends_before_it_has_its_least_tokens_and_each_request_may_ask_for_its_own(ending: Any) -> None:
+    requests = [r for least in (0, 5, 12) for r in asked([6], 40, Sampling(40, 1.0, max_tokens=20, min_tokens=least))]
+    free, five, twelve = run(ending, requests, 16)
+    for some, least in ((free, 0), (five, 5), (twelve, 12)):
+        assert all(not set(c.ids[:least]) & set(range(3, 10)) and len(c.ids) > least for c in some)
+    assert min(len(c.ids) for c in free) < 5, "or the bound was never needed"
+    assert {c.finish for c in five} == {"stop", "length"}
+
+
+def test_each_sample_gets_the_length_its_own_request_allows(ending: Any) -> None:
+    ending.generation_config.eos_token_id = None
+    lengths = [1 + i * 7 % 30 for i in range(25)]
+    requests = [Request(Checkpoint("m", "m"), prompt(i % 3, 9), Sampling(1, 1.0, max_tokens=n), (i,))
+                for i, n in enumerate(lengths)]  # fmt: skip
+    batches = _batches.plan(requests, 1024, 64)
+    assert len(batches) == 1, "lengths do not part them"
+    assert [len(some[0].ids) for some in run(ending, requests, 6)] == lengths
+
+
+def test_parts_come_as_they_finish(ending: Any) -> None:
+    ending.generation_config.eos_token_id = None
+    requests = [Request(Checkpoint("m", "m"), prompt(i, 9), Sampling(1, 1.0, max_tokens=n), (i,))
+                for i, n in enumerate((30, 4, 17))]  # fmt: skip
+    parts = [_batches.Part(i, 0, 1) for i in range(3)]
+    assert [p.request for p, _ in _sample.sample_batch(ending, Tokens(), requests, parts, 3)] == [1, 2, 0]
+
+
+@pytest.mark.parametrize("kernels", [True, False])
+def test_guided_samples_match_their_guide_and_are_the_same_in_other_company(tmp_path: Path, kernels: bool) -> None:
+    """On logits that are wider than the vocabulary, with rows that leave and trade places."""
+    model = str(tiny.checkpoint(tmp_path / "model"))
+    guide = Guide("regex", "[ab]{2,9}(-[0-9]{1,3})?")
+    sampling = Sampling(8, 1.0, max_tokens=40, guide=guide)
+    found = {}
+    for rows in (3, 64):
+        options = {"processes": 1, "threads": 1, "max_rows": rows} | ({} if kernels else {"kernels": False})
+        engine = TorchEngine(TorchEngine.Options.model_validate(options))
+        checkpoint = engine.open(model)
+        seeds = [tuple(range(8 * i, 8 * i + 8)) for i in range(6)]
+        asked = [Request(checkpoint, (1, 70 + i), sampling, some) for i, some in enumerate(seeds)]
+        found[rows] = dict(engine.generate(asked))
+    assert found[3] == found[64]
+    tokens = engine.tokens(checkpoint)
+    said = [tokens.decode(c.ids) for i in range(6) for c in found[64][i]]
+    assert all(re.fullmatch(guide.text, text) for text in said) and len(set(said)) > 20
+    assert all(c.finish == "stop" for some in found[64].values() for c in some)
 
 
 @pytest.mark.parametrize("size", [40, 1000, 5000])

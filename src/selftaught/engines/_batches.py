@@ -42,7 +42,7 @@ def plan(requests: Sequence[Request], cache_bytes_per_token: int, max_rows: int,
 
 def _kind(request: Request) -> tuple[str, str]:
     """What the rows of a batch have in common; each may end at a length of its own."""
-    return request.checkpoint.digest, repr(replace(request.sampling, n=1, max_tokens=0))
+    return request.checkpoint.digest, repr(replace(request.sampling, n=1, min_tokens=0, max_tokens=0))
 
 
 def _cut(requests: Sequence[Request], chosen: Sequence[int], rows: int) -> Iterator[list[Part]]:

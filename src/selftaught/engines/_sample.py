@@ -18,9 +18,11 @@ from selftaught.engines._batches import Part, cache_bytes_per_token, seats
 from selftaught.engines._cache import STEP, Band, Read
 from selftaught.engines._draw import draw, uniforms
 from selftaught.engines._forward import Forward
+from selftaught.engines._guide import Guides, hold_open
 from selftaught.engines._lean import lean
 from selftaught.engines._memory import Room, exhausted, first_line
 from selftaught.engines._native import native
+from selftaught.engines._stops import Stops
 from selftaught.engines.base import Completion, Progress, Request, StopToken, never, quiet
 from selftaught.errors import Stopped
 from selftaught.types import Sampling
@@ -76,6 +78,9 @@ class _Batch:
         self.requests, self.parts, self.tokens = requests, parts, tokens
         self.sampling: Sampling = requests[parts[0].request].sampling
         self.ends = np.array(sorted(ends(model, tokens)), dtype=np.int64)
+        self.stops = Stops(tokens, self.sampling.stop) if self.sampling.stop else None
+        self.guides: Guides | None = None  # made when the first logits say how wide they are
+        self.least = np.array([requests[p.request].sampling.min_tokens for p in parts])
         self.done: list[dict[int, Completion]] = [{} for _ in parts]
         self.whole: list[int] = []  # parts whose samples are all there and not yet handed out
         lengths = [len(requests[p.request].prompt_ids) for p in parts]
@@ -93,6 +98,7 @@ class _Batch:
         self.read_first = 0
         self.live = min(count, len(self.queue))
         self.part, self.sample, self.drawn, self.position, self.token = np.zeros((5, self.slots.count), dtype=np.int64)
+        self.text = np.arange(self.slots.count)  # which of the guides' texts a row writes
         self.seed = np.zeros(self.slots.count, dtype=np.uint64)
         most = int(self.limits.max())
         self.ids = np.zeros((self.slots.count, most), dtype=np.int64)
@@ -168,7 +174,8 @@ class _Batch:
         return sum((last - first) * width for first, last, width in self._bands(positions))
 
     def _arrays(self) -> tuple[np.ndarray[Any, Any], ...]:
-        return self.part, self.sample, self.drawn, self.position, self.token, self.seed, self.ids, self.logprobs
+        state = self.part, self.sample, self.drawn, self.position, self.token, self.text, self.seed
+        return *state, self.ids, self.logprobs
 
     # ------------------------------------------------------------ tokens
 
@@ -191,7 +198,8 @@ class _Batch:
     def _take(self, rows: np.ndarray[Any, Any], logits: torch.Tensor) -> np.ndarray[Any, Any]:
         """Draw one token for each of ``rows``, note it, and return the rows that ended with it."""
         uniform = torch.from_numpy(uniforms(self.seed[rows], self.drawn[rows])).to(self.device)
-        drawn, found = draw(logits, uniform, self.sampling)
+        least = self.least[self.part[rows]]
+        drawn, found = draw(self._masked(rows, logits, self.drawn[rows] < least), uniform, self.sampling)
         ids, logprobs = drawn.cpu().numpy(), found.double().cpu().numpy()
         at = self.drawn[rows]
         self.ids[rows, at], self.logprobs[rows, at] = ids, logprobs
@@ -199,8 +207,11 @@ class _Batch:
         self.drawn[rows] += 1
         self.position[rows] += 1
         stopped = np.isin(ids, self.ends)
-        if self.sampling.stop:
-            stopped |= [self._says_stop(row) for row in rows]
+        if self.stops:
+            said = [self.stops.end(self.ids[row, : self.drawn[row]].tolist()) for row in rows]
+            stopped |= np.array(said) & (self.drawn[rows] >= least)
+        if self.guides:
+            self.guides.take(self.text[rows].tolist(), ids.tolist())
         over = stopped | (self.drawn[rows] >= self.limits[self.part[rows]])
         for row, finish in zip(rows[over].tolist(), np.where(stopped[over], "stop", "length").tolist(), strict=True):
             n = self.drawn[row]
@@ -212,11 +223,24 @@ class _Batch:
         ended: np.ndarray[Any, Any] = rows[over]
         return ended
 
-    def _says_stop(self, row: int) -> bool:
-        """Whether a stop string stands at the end of what the row said: only its last tokens are looked at."""
-        longest = max(map(len, self.sampling.stop))
-        said = self.tokens.decode(self.ids[row, max(0, self.drawn[row] - longest - 16) : self.drawn[row]].tolist())
-        return any(s in said for s in self.sampling.stop)
+    def _masked(self, rows: np.ndarray[Any, Any], logits: torch.Tensor, early: np.ndarray[Any, Any]) -> torch.Tensor:
+        """Logits [len(rows), V] with -inf where a guide or ``min_tokens`` allows no token."""
+        if self.sampling.guide is None:
+            return self._held_open(logits, early)
+        if self.guides is None:
+            ends = frozenset(self.ends.tolist())
+            self.guides = Guides(self.tokens, self.sampling.guide, ends, logits.shape[1], self.slots.count)
+        for row in rows[self.drawn[rows] == 0]:
+            self.guides.reset(int(self.text[row]))
+        allowed = hold_open(self.guides.allowed(self.text[rows].tolist()), self.ends.tolist(), torch.from_numpy(early))
+        return logits.masked_fill(~allowed.to(logits.device), -torch.inf)
+
+    def _held_open(self, logits: torch.Tensor, early: np.ndarray[Any, Any]) -> torch.Tensor:
+        if not early.any() or not len(self.ends):
+            return logits
+        ends = torch.zeros(logits.shape[1], dtype=torch.bool)
+        ends[self.ends] = True
+        return logits.masked_fill((torch.from_numpy(early)[:, None] & ends).to(logits.device), -torch.inf)
 
     def _tensor(self, array: np.ndarray[Any, Any]) -> torch.Tensor:
         return torch.from_numpy(np.ascontiguousarray(array)).to(self.device)
