@@ -86,7 +86,7 @@ def ours(kernels: bool) -> Sampler:
     def run(model: Any, work: Work) -> None:
         asked = [Request(Checkpoint("m", "m"), p, Sampling(1, 1.0, max_tokens=n), (i,))
                  for i, (p, n) in enumerate(zip(work.prompts, work.lengths, strict=True))]  # fmt: skip
-        parts = _batches.plan(asked, _batches.cache_bytes_per_token(model.config), work.slots)
+        parts = _batches.plan(asked, work.slots)
         made = _sample.run(model, Tokens(), asked, parts, Room(*SAMPLES, lambda *a, **k: None), most=work.slots,
                            kernels=kernels)  # fmt: skip
         found = {part.request: len(some[0].ids) for part, some in made}

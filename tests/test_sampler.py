@@ -16,6 +16,7 @@ import tiny
 from selftaught.engines import _batches, _draw, _sample
 from selftaught.engines._forward import Forward
 from selftaught.engines._lean import Lean, lean
+from selftaught.engines._memory import free_bytes
 from selftaught.engines._native import Native, available
 from selftaught.engines.base import Completion, Request
 from selftaught.engines.torch_engine import TorchEngine
@@ -195,7 +196,7 @@ def test_each_sample_gets_the_length_its_own_request_allows(ending: Any) -> None
     lengths = [1 + i * 7 % 30 for i in range(25)]
     requests = [Request(Checkpoint("m", "m"), prompt(i % 3, 9), Sampling(1, 1.0, max_tokens=n), (i,))
                 for i, n in enumerate(lengths)]  # fmt: skip
-    batches = _batches.plan(requests, 1024, 64)
+    batches = _batches.plan(requests, 64)
     assert len(batches) == 1, "lengths do not part them"
     assert [len(some[0].ids) for some in run(ending, requests, 6)] == lengths
 
@@ -264,12 +265,19 @@ def test_a_model_that_the_lean_path_would_get_wrong_goes_through_its_own_forward
 
 def test_batches_hold_every_sample_once_and_enough_of_them_for_every_worker() -> None:
     requests = asked([5, 9, 7], 50, Sampling(50, 1.0, max_tokens=8))
-    batches = _batches.plan(requests, 1024, 4, workers=2)
+    batches = _batches.plan(requests, 1, workers=2)
     rows = sorted((p.request, i) for b in batches for p in b for i in range(p.first, p.last))
     assert rows == [(r, i) for r in range(3) for i in range(50)]
-    assert all(sum(map(len, b)) <= 4 * _batches.BATCH_SLOTS for b in batches)
-    wide = _batches.plan(asked([5] * 40, 50, Sampling(50, 1.0, max_tokens=8)), 1024, 256, workers=2)
+    assert all(sum(map(len, b)) <= _batches.BATCH_SLOTS for b in batches)
+    wide = _batches.plan(asked([5] * 40, 50, Sampling(50, 1.0, max_tokens=8)), 256, workers=2)
     assert len(wide) >= 4
+
+
+def test_as_many_slots_as_have_room_in_what_is_free() -> None:
+    requests = asked([5, 30], 1, Sampling(1, 1.0, max_tokens=70))
+    most = [_batches.seats(requests, CONTEXT, 100, free, 64) for free in (10**9, 100 * CONTEXT * 9 + 1, 5)]
+    assert most == [64, 9, 1], "a row is never longer than the context"
+    assert 0 < free_bytes("cpu") < 2**50
 
 
 def test_the_engine_says_how_many_rows_it_samples_at_once(tmp_path: Path) -> None:

@@ -8,9 +8,8 @@ from typing import Any
 
 from selftaught.engines.base import Request
 
-CACHE_BYTES = 1 << 30  # room for the keys and values of all slots
 MIN_ROWS = 64  # samples that make a batch of their own worth while
-BATCH_SLOTS = 8  # rows of a batch, in slots: the more, the less the end of it costs, where slots run empty
+BATCH_SLOTS = 24  # rows of a batch, in slots: the more, the less the end of it costs, where slots run empty
 
 
 @dataclass(frozen=True)
@@ -25,7 +24,7 @@ class Part:
         return self.last - self.first
 
 
-def plan(requests: Sequence[Request], cache_bytes_per_token: int, max_rows: int, workers: int = 1) -> list[list[Part]]:
+def plan(requests: Sequence[Request], slots: int, workers: int = 1) -> list[list[Part]]:
     """Batches of requests of one checkpoint and sampling, in the order of their prompts' lengths; at least two for each
     worker where there are samples enough."""
     kinds: dict[tuple[str, str], list[int]] = {}
@@ -34,9 +33,7 @@ def plan(requests: Sequence[Request], cache_bytes_per_token: int, max_rows: int,
     total = sum(len(r.seeds) for r in requests)
     batches: list[list[Part]] = []
     for kind in sorted(kinds):
-        width = max(len(requests[i].prompt_ids) + requests[i].sampling.max_tokens for i in kinds[kind])
-        most = BATCH_SLOTS * seats(cache_bytes_per_token, width, max_rows)
-        batches += _cut(requests, kinds[kind], max(1, min(most, max(MIN_ROWS, total // (2 * workers)))))
+        batches += _cut(requests, kinds[kind], min(BATCH_SLOTS * slots, max(MIN_ROWS, total // (2 * workers))))
     return batches
 
 
@@ -62,9 +59,10 @@ def _cut(requests: Sequence[Request], chosen: Sequence[int], rows: int) -> Itera
         yield batch
 
 
-def seats(cache_bytes_per_token: int, width: int, most: int) -> int:
-    """Rows whose keys and values have room."""
-    return max(1, min(most, CACHE_BYTES // max(1, cache_bytes_per_token * width)))
+def seats(requests: Sequence[Request], context: int, bytes_per_token: int, free: int, most: int) -> int:
+    """How many of ``most`` slots to make: each has keys and values for the longest request, in ``free`` bytes."""
+    width = max((len(r.prompt_ids) + r.sampling.max_tokens for r in requests), default=1)
+    return max(1, min(most, free // max(1, bytes_per_token * min(width, context))))
 
 
 def cache_bytes_per_token(config: Any) -> int:

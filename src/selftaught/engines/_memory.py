@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import TypeVar
 
 from selftaught.engines.base import Notice
@@ -31,6 +33,23 @@ def exhausted(error: BaseException) -> bool:
 
 def first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def free_bytes(device: str) -> int:
+    """Bytes that may still be taken: of the GPU; of this machine, or the control group that the process is held in."""
+    if device == "cuda":
+        return int(sys.modules["torch"].cuda.mem_get_info()[0])
+    said = _read("/proc/meminfo").partition("MemAvailable:")[2].split()
+    free = int(said[0]) * 1024 if said else os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    most, used = _read("/sys/fs/cgroup/memory.max"), _read("/sys/fs/cgroup/memory.current")
+    return max(0, min(free, int(most) - int(used))) if most.strip().isdigit() and used.strip().isdigit() else free
+
+
+def _read(path: str) -> str:
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except OSError:
+        return ""
 
 
 def release() -> None:

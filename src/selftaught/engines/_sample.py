@@ -14,7 +14,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 import torch
 
-from selftaught.engines._batches import Part, cache_bytes_per_token, seats
+from selftaught.engines._batches import Part
 from selftaught.engines._cache import STEP, Band, Read
 from selftaught.engines._draw import draw, uniforms
 from selftaught.engines._forward import Forward
@@ -285,8 +285,7 @@ def sample(
     width = min(width, tokens.context)
     left = list(parts)
     while left:
-        count = min(seats(cache_bytes_per_token(model.config), width, most), sum(map(len, left)))
-        count = room.rows(count, width)
+        count = room.rows(min(most, sum(map(len, left))), width)
         try:
             for part, found in sample_batch(model, tokens, requests, [*left], count, kernels=kernels, stop=stop):
                 left.remove(part)

@@ -16,7 +16,7 @@ from pydantic import Field, PositiveInt
 
 from selftaught.config import PromptConfig, Section
 from selftaught.engines import _folders, _load
-from selftaught.engines._memory import Room, enough
+from selftaught.engines._memory import Room, enough, free_bytes
 from selftaught.engines._pool import SAMPLES, Pool, Served
 from selftaught.engines.base import (
     Completion,
@@ -37,6 +37,7 @@ from selftaught.types import Checkpoint
 # rounds costs a lone process a few percent (docs/LOG.md). Must be set before torch starts its threads.
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
+FREE_SHARE = 0.5  # of free memory, for keys and values
 TINY_BYTES = 200_000_000  # float32 weights below this: processes; above: threads
 
 
@@ -127,6 +128,14 @@ class TorchEngine:
             return self.options.max_rows
         return 64 if self._tiny(checkpoint) else 256
 
+    def _seats(self, checkpoint: Checkpoint, requests: Sequence[Request]) -> int:
+        """The same, but not more than have room in the memory that is free now. No result depends on it."""
+        from selftaught.engines import _batches
+
+        free = int(FREE_SHARE * free_bytes(self.device)) // self._processes(checkpoint)
+        context, bytes_each = self.tokens(checkpoint).context, _cache_bytes(checkpoint.model)
+        return _batches.seats(requests, context, bytes_each, free, self._slots(checkpoint))
+
     def _kernels(self) -> bool:
         """Whether compiled kernels are used. Raises ModelError where they must be and cannot."""
         from selftaught.engines import _native
@@ -172,10 +181,10 @@ class TorchEngine:
         for checkpoint in {r.checkpoint.digest: r.checkpoint for r in requests}.values():
             mine = [i for i, r in enumerate(requests) if r.checkpoint.digest == checkpoint.digest]
             some = [requests[i] for i in mine]
-            most, workers = self._slots(checkpoint), self._processes(checkpoint)
-            batches = _batches.plan(some, _cache_bytes(checkpoint.model), most, workers)
+            most, workers = self._seats(checkpoint, some), self._processes(checkpoint)
+            batches = _batches.plan(some, most, workers)
             if workers > 1 and sum(len(r.seeds) for r in some) >= 2 * _batches.MIN_ROWS:
-                results = self._spread(checkpoint, some, batches, stop, progress)
+                results = self._spread(checkpoint, some, batches, most, stop, progress)
             else:
                 model, tokens = self._model(checkpoint), self.tokens(checkpoint)
                 results = _sample.run(
@@ -190,14 +199,14 @@ class TorchEngine:
         checkpoint: Checkpoint,
         requests: Sequence[Request],
         batches: Sequence[Any],
+        most: int,
         stop: StopToken,
         progress: Progress,
     ) -> Iterator[Any]:
         """Batches over worker processes of one thread each. Which worker runs a batch does not change its result."""
         if self._pool is None:
             self._pool = Pool(self._processes(checkpoint), self.options.patience, self._tell)
-        slots = self._slots(checkpoint)
-        served = Served(checkpoint, self._dtype(checkpoint), self.options.prompt, slots, self._kernels())
+        served = Served(checkpoint, self._dtype(checkpoint), self.options.prompt, most, self._kernels())
         done, total = 0, sum(len(r.seeds) for r in requests)
         for finished in self._pool.run(served, requests, batches, stop):
             done += sum(len(part) for part, _ in finished)
