@@ -256,7 +256,7 @@ def test_an_error_in_a_worker_arrives_as_it_is(llama: Path, tmp_path: Path) -> N
 @linux
 def test_half_the_workers_killed_again_and_again_change_nothing(llama: Path) -> None:
     """Scorecard row 10: after every other batch half of the workers are killed, whatever they do."""
-    undisturbed = every(alone(max_rows=2), some_requests(alone(), llama))
+    undisturbed = every(alone(max_rows=1), some_requests(alone(), llama))
     batches: list[int] = []
     victims: list[int] = []
 
@@ -266,7 +266,7 @@ def test_half_the_workers_killed_again_and_again_change_nothing(llama: Path) -> 
             victims.append(living[len(victims) % len(living)])
             os.kill(victims[-1], signal.SIGKILL)
 
-    with workers(2, max_rows=2) as engine:
+    with workers(2, max_rows=1) as engine:
         found = every(engine, some_requests(engine, llama), progress=kill)
         died = [facts for event, facts in engine.notice if event == "worker died"]  # type: ignore[attr-defined]
     assert len(batches) >= 20 and len(victims) >= 5 and died and {f["exit"] for f in died} == {"-9"}
@@ -295,7 +295,7 @@ def test_work_that_kills_every_worker_ends_in_a_clear_error(llama: Path) -> None
     assert "exit code -9" in str(found.value) and "1 row, from sample" in str(found.value)
     assert "engine.processes=1" in str(found.value)
     deaths = [facts for event, facts in engine.notice if event == "worker died"]  # type: ignore[attr-defined]
-    assert len(deaths) <= 2 * (2 + 3), "two for the batch of eight, and one for each halving, on each worker"
+    assert len(deaths) <= 2 * (2 + 4), "two for the batch of sixteen, and one for each halving, on each worker"
 
 
 def test_halves_hold_every_row_once() -> None:

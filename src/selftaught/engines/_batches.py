@@ -9,7 +9,7 @@ from typing import Any
 from selftaught.engines.base import Request
 
 MIN_ROWS = 64  # samples that make a batch of their own worth while
-BATCH_SLOTS = 24  # rows of a batch, in slots: the more, the less the end of it costs, where slots run empty
+BATCH_SLOTS = 16  # rows of a batch, in slots: the more, the less the end of it costs, where slots run empty
 
 
 @dataclass(frozen=True)
