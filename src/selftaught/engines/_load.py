@@ -19,6 +19,7 @@ from selftaught.errors import ModelError, OutOfMemory
 from selftaught.types import Checkpoint, Message, digest
 
 TEMPLATE_SECONDS = 5.0  # a chat template may take for one prompt
+PROMPTS = 8192  # remembered: a question is sampled and then learned from, a held-out one put to two models
 
 
 # ---------------------------------------------------------------- tokens
@@ -55,14 +56,21 @@ class TextTokens:
         self.has_bos = tokenizer.bos_token_id is not None
         self.eos = tokenizer.eos_token_id
         self.digest = digest(sorted(tokenizer.get_vocab().items()))[:16]
+        self._rendered = lru_cache(maxsize=PROMPTS)(self._render)
+        self._encoded = lru_cache(maxsize=PROMPTS)(self._encode)
 
     def render(self, messages: Sequence[Message], form: str) -> str:
+        return self._rendered(tuple((m["role"], m["content"]) for m in messages), form)
+
+    def _render(self, turns: tuple[tuple[str, str], ...], form: str) -> str:
+        messages = [{"role": role, "content": content} for role, content in turns]
         if not messages:
             return ""
         if form == "raw":
-            return str(messages[-1]["content"])
-        if self.chat:
-            return self._render_chat([dict(m) for m in messages], form)
+            return messages[-1]["content"]
+        return self._render_chat(messages, form) if self.chat else self._render_plain(messages, form)
+
+    def _render_plain(self, messages: Sequence[Message], form: str) -> str:
         turns = []
         for message, following in zip(messages, [*messages[1:], None], strict=True):
             answer = following["content"] if following and following["role"] == "assistant" else None
@@ -92,6 +100,9 @@ class TextTokens:
         return f"{asked} {self.step_by_step}" if form == "cot" else asked
 
     def encode(self, text: str) -> tuple[int, ...]:
+        return self._encoded(text)
+
+    def _encode(self, text: str) -> tuple[int, ...]:
         ids = self.tokenizer.encode(text, add_special_tokens=False) if text else []
         bos = self.tokenizer.bos_token_id
         start = [bos] if bos is not None and ids[:1] != [bos] else []
