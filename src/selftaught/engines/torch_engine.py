@@ -181,9 +181,9 @@ class TorchEngine:
     def score(
         self, checkpoint: Checkpoint, sequences: Sequence[tuple[int, ...]], *, stop: StopToken = never
     ) -> list[list[float]]:
-        from selftaught.engines import _sample
+        from selftaught.engines import _score
 
-        return _sample.score(self._model(checkpoint), sequences, self._room_to_score, stop=stop)
+        return _score.score(self._model(checkpoint), sequences, self._room_to_score, stop=stop)
 
     def tune(self, job: TuneJob, out: Path, *, stop: StopToken = never, progress: Progress = quiet) -> Tuned:
         import torch
