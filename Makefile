@@ -19,7 +19,7 @@ SEED := $(shell echo $$(( $$(date +%s) % 2147483647 )))
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' Makefile | while IFS='|' read -r name text; do \
-		printf '  make %-13s %s\n' "$$name" "$$text"; done
+		printf '  make %-15s %s\n' "$$name" "$$text"; done
 
 venv: $(STAMP) ## make .venv with the tested versions (TORCH=any for a GPU machine)
 

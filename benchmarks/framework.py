@@ -1,12 +1,13 @@
 """What the framework costs: runs of the sums recipe, each split into the model's work and everything else.
 
-    make bench-framework                    three runs with fresh seeds, about five minutes
-    python benchmarks/framework.py 1 seed=3 one run; further words change the recipe, as on the command line
+    make bench-framework                 three runs with fresh seeds, about five minutes
+    make bench-framework ARGS="1 seed=3" one run; what is a setting changes the recipe, as on the command line
 
 Every moment belongs to one of three parts. *model*: within the engine's generate, score and tune, their worker
 processes and the loading of weights in them included. *start-up*: imports, and the engine's open, tokens and describe.
 *framework*: everything else, which a thread that looks at the main one's stack splits by function.
-The table is printed; results/framework.json is written where the runs were those of the make target.
+The table is printed; results/framework.json is written unless the recipe was changed. On a machine with other work
+read CPU seconds: the wall's say as much of that.
 """
 
 from __future__ import annotations
@@ -219,9 +220,14 @@ def main(words: Sequence[str]) -> None:
     runs.sort(key=lambda run: run["share"])
     middle = runs[len(runs) // 2]
     print(f"\nThe run in the middle, seed {middle['seed']}, {middle['outcome']}:\n\n{table(middle)}")
-    machine = {"machine": platform.machine(), "cores": os.cpu_count(), "python": platform.python_version()}
-    if not words:
-        found = {**machine, "shares": [run["share"] for run in runs], "run in the middle": middle}
+    if not overrides:
+        machine = {"machine": platform.machine(), "cores": os.cpu_count(), "python": platform.python_version()}
+        found = {
+            **machine,
+            "load": round(os.getloadavg()[1], 1),
+            "shares": [run["share"] for run in runs],
+            "run in the middle": middle,
+        }
         (HERE / "results" / "framework.json").write_text(json.dumps(found, indent=1) + "\n")
 
 
