@@ -7,7 +7,7 @@ ARGS ?=
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv demo test test-all bundled study-sums study-plateau study-gate clean
+.PHONY: help venv demo test test-all bundled bench bench-framework study-sums study-plateau study-gate clean
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 BIN := .venv/bin
@@ -19,7 +19,7 @@ SEED := $(shell echo $$(( $$(date +%s) % 2147483647 )))
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' Makefile | while IFS='|' read -r name text; do \
-		printf '  make %-13s %s\n' "$$name" "$$text"; done
+		printf '  make %-15s %s\n' "$$name" "$$text"; done
 
 venv: $(STAMP) ## make .venv with the tested versions (TORCH=any for a GPU machine)
 
@@ -57,6 +57,11 @@ test-all: venv ## every test, the slow ones too
 
 bundled: venv ## train the bundled model again (training/)
 	$(BIN)/python training/sums.py $(ARGS)
+
+bench: bench-framework ## every benchmark (benchmarks/)
+
+bench-framework: venv ## what a run costs besides its model: the sums recipe three times (about five minutes)
+	$(BIN)/python benchmarks/framework.py $(ARGS)
 
 study-sums: venv ## the study of the sums world; goes on where it stopped (benchmarks/studies/)
 	$(BIN)/python benchmarks/studies/sums.py $(ARGS)

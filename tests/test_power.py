@@ -74,3 +74,11 @@ def test_what_a_graded_score_can_prove_is_not_promised() -> None:
     graded = GateConfig(primary=PrimaryConfig(metric="score"))
     assert list(power.needed(graded, {"guard sort": 0.03})) == ["guard sort"]
     assert list(power.needed(GateConfig(), {})) == ["dev", "vault"]
+
+
+@pytest.mark.parametrize("win", [0.5, 0.65, 0.97, 1.0])
+@pytest.mark.parametrize("n", [1, 40, 700])
+def test_a_tail_is_the_sum_of_its_terms(n: int, win: float) -> None:
+    for k in {0, 1, n // 2, round(n * win), n - 1, n, n + 1}:
+        terms = [power._pmf(i, n, win) for i in range(k, n + 1)]
+        assert power._tail(k, n, win) == pytest.approx(sum(terms), rel=1e-9, abs=1e-12), (k, n, win)

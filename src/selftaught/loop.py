@@ -211,11 +211,11 @@ def _rounds(setting: Setting) -> Round:
     rounds = ledger.read_run(store.folder).rounds
     done: list[Round] = []
     while not (done and ledger.is_over(recipe, done)):
+        if done:
+            begin = _after(setting, begin, done[-1])
         if len(done) == len(rounds) and done:
             setting.view.line(f"round {begin.index + 1} of at most {recipe.rounds}")
-        now = rounds[begin.index] if begin.index < len(rounds) else Transaction(setting, begin).run()
-        done.append(now)
-        begin = _after(setting, begin, now)
+        done.append(rounds[begin.index] if begin.index < len(rounds) else Transaction(setting, begin).run())
     good = [r for r in done if r.decision.outcome in ledger.GOOD]
     return (good or done)[-1]
 

@@ -133,7 +133,8 @@ def sign_flip(before: Sequence[float], after: Sequence[float], groups: Groups, s
     generator = np.random.Generator(np.random.Philox(seed))
     observed = sums.sum() - 1e-9 * np.abs(sums).sum()
     above = sum(
-        int(np.sum((generator.integers(0, 2, (FLIPS // 20, len(sums))) * 2 - 1) @ sums >= observed)) for _ in range(20)
+        int(np.sum((generator.integers(0, 2, (FLIPS // 20, len(sums)), np.int32) * 2 - 1) @ sums >= observed))
+        for _ in range(20)
     )
     return (above + 1) / (FLIPS + 1)
 

@@ -51,7 +51,16 @@ def _pmf(k: int, n: int, p: float) -> float:
 
 
 def _tail(k: int, n: int, p: float) -> float:
-    return sum(_pmf(i, n, p) for i in range(k, n + 1))
+    """Chance of at least ``k`` of ``n``, summed from ``k`` away from the mean until what is added no longer counts."""
+    if k > n:
+        return 0.0
+    if k <= n * p:
+        return 1 - _tail(n - k + 1, n, 1 - p)
+    total = term = _pmf(k, n, p)
+    while k < n and term > 1e-17 * total:
+        term *= (n - k) / (k + 1) * p / (1 - p)
+        k, total = k + 1, total + term
+    return total
 
 
 @lru_cache(maxsize=1024)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, fields
@@ -81,13 +82,26 @@ def write_rows(path: Path, cls: type[T], rows: Sequence[T]) -> None:
 def read_rows(path: Path, cls: type[T]) -> list[T]:
     import pyarrow.parquet as pq
 
-    table = pq.read_table(path, page_checksum_verification=True).to_pydict()
-    tuples = {f.name for f in fields(cls) if str(f.type).startswith("tuple")}  # type: ignore[arg-type]
-    if "prompt" in table:
-        table["prompt"] = [json.loads(v) for v in table["prompt"]]
-    names = list(table)
-    rows = zip(*table.values(), strict=True)
-    return [cls(**{k: tuple(v) if k in tuples else v for k, v in zip(names, row, strict=True)}) for row in rows]
+    table = pq.read_table(path, page_checksum_verification=True)
+    columns = {name: _values(table[name].combine_chunks()) for name in table.column_names}
+    if "prompt" in columns:
+        columns["prompt"] = [tuple(json.loads(v)) for v in columns["prompt"]]
+    names, rows = list(columns), zip(*columns.values(), strict=True)
+    if names == [f.name for f in fields(cls)]:  # type: ignore[arg-type]
+        return [cls(*row) for row in rows]
+    return [cls(**dict(zip(names, row, strict=True))) for row in rows]  # an earlier format had fewer
+
+
+def _values(column: Any) -> list[Any]:
+    """A column as Python values, lists as tuples. By way of numpy, which makes them many at once."""
+    import pyarrow as pa
+
+    if pa.types.is_list(column.type):
+        items, ends = _values(column.values), column.offsets.to_pylist()
+        return [tuple(items[start:end]) for start, end in itertools.pairwise(ends)]
+    if column.null_count and not pa.types.is_string(column.type):
+        return list(column.to_pylist())
+    return list(column.to_numpy(zero_copy_only=False).tolist())
 
 
 def write_report(path: Path, report: Report) -> None:

@@ -23,6 +23,7 @@ from selftaught.types import Checkpoint, Message, digest
 
 TEMPLATE_SECONDS = 5.0  # a chat template may take for one prompt
 SWITCHES = ("enable_thinking", "thinking")  # Qwen3, GLM, SmolLM3; DeepSeek-V3.1, Granite
+PROMPTS = 8192  # remembered: a question is sampled and then learned from, a held-out one put to two models
 
 
 # ---------------------------------------------------------------- tokens
@@ -65,6 +66,8 @@ class TextTokens:
         self._special = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
         self._shown = self._special & set(map(tokenizer.get_vocab().get, self._markers or ()))
         self._opened_by = lru_cache(maxsize=4096)(self._leaves_off_in_thoughts)
+        self._rendered = lru_cache(maxsize=PROMPTS)(self._render)
+        self._encoded = lru_cache(maxsize=PROMPTS)(self._encode)
 
     def facts(self) -> dict[str, bool | str]:
         """For the record: whether the tokenizer has begin and end tokens, and what thoughts stand between."""
@@ -79,12 +82,17 @@ class TextTokens:
         return str(self.tokenizer.convert_ids_to_tokens(ids[0])) if ids else ""
 
     def render(self, messages: Sequence[Message], form: str) -> str:
+        return self._rendered(tuple((m["role"], m["content"]) for m in messages), form)
+
+    def _render(self, turns: tuple[tuple[str, str], ...], form: str) -> str:
+        messages = [{"role": role, "content": content} for role, content in turns]
         if not messages:
             return ""
         if form == "raw":
-            return str(messages[-1]["content"])
-        if self.chat:
-            return self._render_chat([dict(m) for m in messages], form)
+            return messages[-1]["content"]
+        return self._render_chat(messages, form) if self.chat else self._render_plain(messages, form)
+
+    def _render_plain(self, messages: Sequence[Message], form: str) -> str:
         turns = []
         for message, following in zip(messages, [*messages[1:], None], strict=True):
             answer = following["content"] if following and following["role"] == "assistant" else None
@@ -118,6 +126,9 @@ class TextTokens:
         return f"{asked} {self.prompt.step_by_step}" if form == "cot" else asked
 
     def encode(self, text: str) -> tuple[int, ...]:
+        return self._encoded(text)
+
+    def _encode(self, text: str) -> tuple[int, ...]:
         ids = self._ids(text)
         bos = self.tokenizer.bos_token_id
         start = [bos] if bos is not None and ids[:1] != [bos] else []

@@ -6,8 +6,11 @@ import re
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable
+from functools import lru_cache
 
 COMMON = 10  # units that may share a run of words before it is boilerplate; NeMo Curator's max_matches is the same
+
+REMEMBERED = 1024  # texts: one filter after the other asks for the words of one, and samples share question and lines
 
 _HAN = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff"  # kana too: written without spaces, so a character counts as a word
 _WORD = re.compile(rf"[{_HAN}]|[^\W{_HAN}]+")
@@ -27,11 +30,13 @@ def plain(text: str) -> str:
     return unicodedata.normalize("NFKC", folded).translate(_DASHES)
 
 
-def words(text: str) -> list[str]:
+@lru_cache(maxsize=REMEMBERED)
+def words(text: str) -> tuple[str, ...]:
     """Letters and digits in a row; of Chinese and Japanese every character."""
-    return _WORD.findall(plain(text))
+    return tuple(_WORD.findall(plain(text)))
 
 
+@lru_cache(maxsize=REMEMBERED)
 def normal(text: str) -> str:
     """Words and the signs of mathematics, a space between any two: ``17+25`` and ``17 + 25`` are the same, ``17-25`` is
     another."""

@@ -86,6 +86,8 @@ def _read_number(found: re.Match[str] | None) -> str | None:
         return None
     if "," in body and not _GROUPED.fullmatch(body):
         return None
+    if body.isdecimal() and not (found["below"] or found["power"] or found["whole"]):
+        return str(-int(body) if found["sign"] else int(body))
     value = Fraction(body.replace(",", "")) / int(below) * Fraction(10) ** int(found["power"] or 0)
     if found["whole"] and value < 1:
         value += int(found["whole"])
