@@ -56,7 +56,7 @@ def _rollout(
     task: Task, request: Request, index: int, seed: int, completion: Completion, tokens: Tokens, checker: Checker
 ) -> Rollout:
     text = tokens.decode(completion.ids)
-    truncated = completion.finish == "length"
+    error = completion.error or (TRUNCATED if completion.finish == "length" else None)
     return Rollout(
         task_id=task.id,
         index=index,
@@ -67,8 +67,8 @@ def _rollout(
         logprobs=completion.logprobs,
         text=text,
         seed=seed,
-        answer=None if truncated else checker.parse(text),
-        error=TRUNCATED if truncated else None,
+        answer=None if error else checker.parse(text),
+        error=error,
     )
 
 

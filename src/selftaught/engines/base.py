@@ -47,11 +47,12 @@ class Request:
 
 @dataclass(frozen=True)
 class Completion:
-    """``ids`` with the end token if one was drawn; ``logprobs`` under the distribution sampled from."""
+    """``ids`` with the end token if one was drawn; ``logprobs`` under the distribution sampled from, or none."""
 
     ids: tuple[int, ...]
     logprobs: tuple[float, ...]
     finish: str  # "stop" (end token or stop string), "length" (token limit or context full)
+    error: str | None = None  # why there is none, in a few words
 
 
 @dataclass(frozen=True)
