@@ -33,7 +33,7 @@ def endpoint(server: FakeServer | str, **options: Any) -> Endpoint:
 
 def requests(who: Endpoint, count: int = 1, samples: int = 1, **sampling: Any) -> list[Request]:
     checkpoint, tokens = who.open(), who.tokens(who.open())
-    how = Sampling(samples, 0.7, max_tokens=64, **sampling)
+    how = Sampling(samples, **{"temperature": 0.7, "max_tokens": 64, **sampling})
     asked = [[{"role": "user", "content": f"{i}+1"}] for i in range(count)]
     return [
         Request(checkpoint, tokens.encode(tokens.render(m, "plain")), how, tuple(range(10 * i, 10 * i + samples)))

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 import small
+import tiny
 from selftaught import export, integrity, ledger, loop, report, summary
 from selftaught.bench import RunBench
 from selftaught.config import to_yaml
@@ -44,6 +45,14 @@ def run(folder: Path, *more: str) -> RunRecord:
 def rollouts(record: RunRecord) -> list[Rollout]:
     return [r for e in record.units("rollouts") if "source" in e["facts"]
             for r in read_rows(record.path / e["place"] / "rows.parquet", Rollout)]  # fmt: skip
+
+
+def alike(record: RunRecord) -> list[int]:
+    """Of each question, the samples that say what an earlier one says."""
+    texts: dict[str, list[str]] = {}
+    for row in rollouts(record):
+        texts.setdefault(row.task_id, []).append(row.text)
+    return [len(said) - len(set(said)) for said in texts.values()]
 
 
 def whole(folder: Path) -> dict[str, str]:
@@ -89,7 +98,8 @@ def test_the_record_says_that_another_model_wrote(distilled: tuple[RunRecord, Fa
     counts = record.final.counts
     assert {k: v for k, v in counts.items() if k.startswith("source")} == {
         "source: samples": 320, "source: re-tokenised": 320, "source: requests": 320,
-        "source: prompt tokens": 3200, "source: completion tokens": 1600}  # fmt: skip
+        "source: prompt tokens": 3200, "source: completion tokens": 1600,
+        "source: samples alike": sum(alike(record))}  # fmt: skip
     big = f"big at {server.url}"
     said = f"another model, {big}, writes what is learned from; what really answers there cannot be checked"
     shown = summary.plain(summary.blocks(record, record.path.parent))
@@ -300,6 +310,35 @@ def test_another_model_s_text_is_put_into_the_student_s_tokens() -> None:
     assert found[1] == replace(moved, answer=None, error="truncated")
     assert found[2] == replace(moved, text="", completion_ids=(), answer=None, error="lost")
     assert (found[3].error, found[3].answer) == (TOO_LONG, None)
+
+
+def test_a_local_source_with_another_vocabulary_and_template(tmp_path: Path) -> None:
+    """Two random models: the second has its byte tokens in reverse, and no chat template."""
+    student = tiny.checkpoint(tmp_path / "student")
+    source = tiny.checkpoint(tmp_path / "source", chat=False, seed=1)
+    kept = json.loads((source / "tokenizer.json").read_text())
+    vocab = kept["model"]["vocab"]
+    kept["model"]["vocab"] = {t: 263 - i if i > 3 else i for t, i in vocab.items()}
+    (source / "tokenizer.json").write_text(json.dumps(kept))
+    recipe = small.recipe(
+        f"model={student}", f"roles.source={source}", "engine={name: torch_engine, processes: 1, threads: 1}"
+    )
+    engine = loop.make_engine(recipe)
+    with Store(tmp_path / "run") as store:
+        roles = open_roles(recipe, engine, store.folder)
+        bench = RunBench(store, engine, engine.open(str(student)), small.tasks(small.sums(3)), 5, "round-000", Silent(),
+                         lambda: False, roles)  # fmt: skip
+        groups = bench.generate(bench.tasks, Sampling(4, 2.0, max_tokens=30), role="source")
+    engine.close()
+    assert roles["source"].tokens.digest != bench.tokens.digest and bench.counts["source: re-tokenised"] == 12
+    theirs = roles["source"].tokens
+    for task, rows in groups:
+        for row in rows:
+            assert row.author == roles["source"].checkpoint.digest and row.tokenizer == bench.tokens.digest
+            assert row.prompt_ids == bench.tokens.encode(f"user: {task.question}\nassistant:")
+            assert row.completion_ids == (bench.tokens.encode_completion(row.text) if row.text else ())
+            assert row.prompt_ids != theirs.encode(theirs.render(task.prompt, task.form))
+    assert sum(bool(r.text) for _, rows in groups for r in rows) > 6
 
 
 # ---------------------------------------------------------------- what is refused

@@ -14,7 +14,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import urlsplit
 
 from selftaught.engines._aside import Aside
 from selftaught.engines._chat import REFUSED, SPENT, UNFINISHED, Ask, Client, Failure, Terms
@@ -72,7 +71,7 @@ class Told:
     """Something for the journal."""
 
     event: str
-    facts: Mapping[str, str]
+    facts: Mapping[str, str | int | float]
 
 
 class Endpoint:
@@ -85,10 +84,6 @@ class Endpoint:
         self.used: Counter[str] = Counter()  # requests and tokens of what was given out, kept replies as well
         self._adapters = Adapters()
         self._client: Client | None = None
-
-    @property
-    def host(self) -> str:
-        return urlsplit(self.options.url).netloc
 
     def open(self) -> Checkpoint:
         """Names the server and the model that it is asked for. What really answers there cannot be checked."""
@@ -138,7 +133,10 @@ class Endpoint:
                 done += len(found)
                 progress(done, total, "samples")
                 if None not in mine:
-                    yield answered.request, [c for c in slots.pop(answered.request) if c is not None]
+                    whole = [c for c in slots.pop(answered.request) if c is not None]
+                    said = [c.ids for c in whole if c.ids]
+                    self.used["samples alike"] += len(said) - len(set(said))
+                    yield answered.request, whole
         if failed and row == asked and failed.why != REFUSED:
             raise self._down(failed, "every request failed")
 
@@ -168,10 +166,12 @@ class Endpoint:
         async with http_client() as http:
             self._client = client = self._client or Client(self.options, self.key(), self.replies)
             client.http = http
-            models = {}
-            for checkpoint in {r.checkpoint.digest: r.checkpoint for r in requests}.values():
-                tell = lambda event, **facts: put(Told(event, facts))  # noqa: E731
-                models[checkpoint.digest] = await self._adapters.name_of(checkpoint, client, tell)
+
+            def tell(event: str, **facts: str | int | float) -> None:
+                put(Told(event, facts))
+
+            checkpoints = {r.checkpoint.digest: r.checkpoint for r in requests}
+            models = {name: await self._adapters.name_of(c, client, tell) for name, c in checkpoints.items()}
             todo = iter(enumerate(requests))
 
             async def work() -> None:
