@@ -135,6 +135,9 @@ class Handler(BaseHTTPRequestHandler):
             case ["reset"]:
                 self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
                 os.close(self.connection.detach())
+            case ["garbage"]:
+                self.wfile.write(b"\x00\xff this is no HTTP\r\n\r\n")
+                self.close_connection = True
             case ["hang"]:
                 self.server.open.wait(60)
             case ["drip"]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import threading
 import time
@@ -81,12 +82,23 @@ def test_questions_with_steps_and_raw_ones_are_put_as_messages() -> None:
     assert json.loads(tokens.decode(tokens.encode(tokens.render(asked, "plain")))) == list(asked)
 
 
+def test_a_question_that_is_no_text_is_sent_as_it_is() -> None:
+    odd = "1+1 \ud800 \x00 \u202e"
+    with serving() as server:
+        who = endpoint(server)
+        prompt = who.tokens(who.open()).encode(
+            who.tokens(who.open()).render([{"role": "user", "content": odd}], "plain")
+        )
+        [(_, [c])] = who.generate([Request(who.open(), prompt, Sampling(), (1,))])
+    assert server.prompts == [odd] and c.error is None
+
+
 # ---------------------------------------------------------------- what comes back
 
 
 @pytest.mark.parametrize(
     "fault",
-    ["status 500", "status 503", "status 429", "status 408", "reset", "cut", "html", "truncated", "not utf-8",
+    ["status 500", "status 503", "status 429", "status 408", "reset", "cut", "garbage", "html", "truncated", "not utf-8",
      "surrogate", "not a number", "deep", "huge", "a list", "empty", "no text", "no choice", "gzip", "hang", "drip"],
 )  # fmt: skip
 def test_a_fault_that_passes_costs_another_try(fault: str) -> None:
@@ -153,7 +165,7 @@ def test_without_a_count_of_tokens_there_is_none() -> None:
     with serving("no usage", "odd usage", "ok") as server:
         who = endpoint(server, concurrency=1)
         answers(who, 3)
-    assert who.used == {"requests": 3, "prompt tokens": 10, "completion tokens": 5,
+    assert +who.used == {"requests": 3, "prompt tokens": 10, "completion tokens": 5,
                         "requests without a count of tokens": 2}  # fmt: skip
 
 
@@ -223,6 +235,16 @@ def test_a_stop_is_answered_while_the_server_hangs() -> None:
             list(who.generate(requests(who, 4), stop=asked.is_set))
         assert time.monotonic() - began < 2
     assert not [t for t in threading.enumerate() if t.name == "endpoint"], "the thread that waited has ended"
+
+
+def test_it_works_where_an_event_loop_runs_already() -> None:
+    """In a notebook one does."""
+
+    async def cell() -> list[list[Completion]]:
+        return answers(endpoint(server), 3)
+
+    with serving() as server:
+        assert [len(c) for c in asyncio.run(cell())] == [1, 1, 1]
 
 
 # ---------------------------------------------------------------- when it is gone

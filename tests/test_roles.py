@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +17,7 @@ import pytest
 
 import small
 import tiny
-from selftaught import export, integrity, ledger, loop, report, summary
+from selftaught import export, integrity, ledger, loop, report, stopping, summary
 from selftaught.bench import RunBench
 from selftaught.config import to_yaml
 from selftaught.engines.scripted import Scripted
@@ -103,7 +104,7 @@ def test_the_record_says_that_another_model_wrote(distilled: tuple[RunRecord, Fa
     big = f"big at {server.url}"
     said = f"another model, {big}, writes what is learned from; what really answers there cannot be checked"
     shown = summary.plain(summary.blocks(record, record.path.parent))
-    assert f"Not self-taught alone: {said}. Its tokens cost 6.4 by the prices of the recipe." in shown
+    assert f"A{said[1:]}. Its tokens cost 6.4 by the prices of the recipe." in shown
     assert summary.as_json(record, record.path.parent)["roles"] == roles
     assert said in report.write_report(record.path).read_text()
     assert f"text that **another model** (`{big}`) wrote for it by the method" in export.card(record)
@@ -216,6 +217,21 @@ def test_a_server_that_goes_away_pauses_the_run_and_when_it_is_back_the_rest_is_
     assert read_run(folder).outcome in ("accepted", "proved")
 
 
+def test_a_run_that_waits_for_a_server_that_hangs_is_stopped_at_once(tmp_path: Path) -> None:
+    with serving(*["ok"] * 30, then="hang") as server:
+        folder = small.prepared(tmp_path / "run", *overrides(server, "roles.source.deadline=60"))
+
+        def ask() -> None:
+            while len(server.asked) < 38:
+                time.sleep(0.02)
+            stopping.ask(folder)
+
+        threading.Thread(target=ask, daemon=True).start()
+        with pytest.raises(Stopped):
+            loop.run(folder)
+        assert time.monotonic() - server.times[-1] < 3 and read_run(folder).outcome == "stopped"
+
+
 def test_samples_that_failed_are_rows_with_their_error_and_counted(tmp_path: Path) -> None:
     with serving(*["ok"] * 20, *["status 400"] * 5, *["length"] * 7, skill=0.95) as server:
         record = run(tmp_path / "run", *overrides(server, "roles.source.concurrency=1"))
@@ -258,6 +274,8 @@ def test_the_server_is_given_every_accepted_adapter(tmp_path: Path) -> None:
     ]
     authors = [{r.author for r in read_rows(record.path / e["place"] / "rows.parquet", Rollout)}
                for e in record.units("rollouts") if "source" in e["facts"]]  # fmt: skip
+    shown = summary.plain(summary.blocks(record, tmp_path))
+    assert "The student itself, served as big at " in shown and "cannot be checked" in shown
     assert len(authors) == 2 and authors[0] != authors[1], "what the adapter wrote is not on record as the base's"
 
 
@@ -285,14 +303,14 @@ def test_a_local_source_writes_and_the_student_learns(tmp_path: Path) -> None:
     }
     assert record.final is not None and record.final.counts["source: samples"] == 320
     assert record.final.counts["source: re-tokenised"] == 0, "the same tokens after the same prompt"
-    assert "another model, scripted:0.95, writes" in summary.plain(summary.blocks(record, tmp_path))
+    assert "Another model, scripted:0.95, writes" in summary.plain(summary.blocks(record, tmp_path))
 
 
 def test_without_roles_nothing_on_record_says_so(tmp_path: Path) -> None:
     record = run(tmp_path / "run")
     assert record.final is not None
     assert "roles" not in record.facts("tasks") and not [k for k in record.final.counts if "source" in k]
-    assert "another" not in summary.plain(summary.blocks(record, tmp_path))
+    assert "nother model" not in summary.plain(summary.blocks(record, tmp_path))
     assert small.recipe().digest == small.recipe("roles.source=").digest
 
 
@@ -351,6 +369,7 @@ URL, PRICE = "roles.source.url=http://127.0.0.1:9/v1", "roles.source.price_promp
     ("given", "said"),
     [
         (("roles.judge=scripted:0.9",), "roles.judge is set, and self_consistency asks nobody in that role"),
+        (("roles.source=5",), "roles.source: Value error, name a model, or give a server with url and model"),
         (("roles.sauce=scripted:0.9",), "unknown key 'roles.sauce'; did you mean 'source'"),
         ((URL, "roles.source.modle=big"), "unknown key 'modle'; did you mean 'model'"),
         ((URL,), "'model' is missing"),

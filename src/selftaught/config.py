@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from selftaught.errors import RecipeError
 from selftaught.types import digest
@@ -52,6 +52,15 @@ class RolesConfig(Section):
     editor: str | Served | None = None
     labeller: str | Served | None = None
     judge: str | Served | None = None
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _model_or_server(cls, who: Any) -> Any:
+        if isinstance(who, str | Served | None) or (
+            isinstance(who, dict) and who.get("name", "endpoint") == "endpoint"
+        ):
+            return who
+        raise ValueError("name a model, or give a server with url and model")
 
     @property
     def given(self) -> dict[str, str | Served]:

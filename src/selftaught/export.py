@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from selftaught import figures
-from selftaught.config import Recipe, to_yaml
+from selftaught.config import Recipe, Served, to_yaml
 from selftaught.errors import RunError, noticing_a_full_disk
 from selftaught.ledger import GOOD, RunRecord
 from selftaught.store import check_files, make_folder, publish_folder, remove, write_file
@@ -194,6 +194,8 @@ def _author(recipe: Recipe, itself: str) -> str:
     if who is None:
         return itself
     name = who if isinstance(who, str) else f"{who.options['model']} at {who.options['url']}"
+    if isinstance(who, Served) and who.options.get("reload"):
+        return f"{itself} (served as `{name}`)"
     return f"**another model** (`{name}`) wrote for it"
 
 

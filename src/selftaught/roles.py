@@ -112,14 +112,15 @@ def _open_served(name: str, who: Served, recipe: Recipe, replies: Replies, engin
 
 
 def written_by(recipe: Recipe) -> str:
-    """Whose text a run learns from, in words; "" where it is the student's own."""
+    """Whose text a run learns from, in words; "" where the student writes here."""
     who = recipe.roles.source
     if who is None:
         return ""
     if isinstance(who, str):
         return f"another model, {who}, writes what is learned from"
-    where = f"{who.options['model']} at {who.options['url']}"
-    return f"another model, {where}, writes what is learned from; what really answers there cannot be checked"
+    there = f"{who.options['model']} at {who.options['url']}"
+    name = f"the student itself, served as {there}," if who.options.get("reload") else f"another model, {there},"
+    return f"{name} writes what is learned from; what really answers there cannot be checked"
 
 
 def money(recipe: Recipe, counts: Sequence[Mapping[str, int]]) -> float:

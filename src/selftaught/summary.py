@@ -181,11 +181,11 @@ def whereabouts(record: RunRecord) -> str:
 
 
 def author(record: RunRecord) -> str:
-    """Who wrote what was learned, where it was not the model itself, and what that cost."""
+    """Who wrote what was learned, where it was not the model here, and what that cost."""
     said = written_by(record.recipe)
     cost = money(record.recipe, [r.counts for r in record.rounds])
     paid = f" Its tokens cost {cost:.4g} by the prices of the recipe." if cost else ""
-    return f"Not self-taught alone: {said}.{paid}" if said else ""
+    return f"{said[0].upper()}{said[1:]}.{paid}" if said else ""
 
 
 def used_labels(record: RunRecord) -> str:

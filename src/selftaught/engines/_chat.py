@@ -193,8 +193,9 @@ class Client:
         headers = {"Accept-Encoding": "identity"}  # what is not compressed cannot be a bomb
         if self._key:
             headers["Authorization"] = f"Bearer {self._key.decode()}"
-        request = self.http.build_request("POST" if body is not None else "GET", self.terms.url + path, json=body,
-                                          headers=headers)  # fmt: skip
+        sent = {"content": json.dumps(body)} if body is not None else {}
+        headers |= {"Content-Type": "application/json"} if sent else {}
+        request = self.http.build_request("POST" if sent else "GET", self.terms.url + path, headers=headers, **sent)
         try:
             async with asyncio.timeout(self.terms.deadline):
                 return await self._exchange(request, most)

@@ -21,7 +21,7 @@ from selftaught.engines._lora import Adapters
 from selftaught.engines.base import Completion, Notice, Progress, Request, StopToken, never, quiet, unheard
 from selftaught.errors import EndpointError, RecipeError
 from selftaught.replies import Replies, Reply
-from selftaught.types import Checkpoint, Message, canonical, digest
+from selftaught.types import Checkpoint, Message, digest
 
 SEEDS = 2**31  # llama.cpp reads a seed as 32 bits
 WAIT = 0.1  # seconds between two looks at the stop token
@@ -43,7 +43,7 @@ class Messages:
             said = [{"role": "user", "content": messages[-1]["content"]}]
         elif form == "cot":
             said[-1]["content"] += "\n" + self.step_by_step
-        return canonical(said).decode()
+        return json.dumps(said)  # in ASCII, whatever is in a question
 
     def encode(self, text: str) -> tuple[int, ...]:
         return tuple(text.encode())
