@@ -98,8 +98,8 @@ def test_a_question_that_is_no_text_is_sent_as_it_is() -> None:
 
 @pytest.mark.parametrize(
     "fault",
-    ["status 500", "status 503", "status 429", "status 408", "reset", "cut", "garbage", "html", "truncated", "not utf-8",
-     "surrogate", "not a number", "deep", "huge", "a list", "empty", "no text", "no choice", "gzip", "hang", "drip"],
+    ["status 500", "status 503", "status 429", "status 408", "reset", "cut", "garbage", "html", "truncated",
+     "not utf-8", "surrogate", "not a number", "deep", "huge", "a list", "empty", "no text", "no choice", "gzip", "hang", "drip"],
 )  # fmt: skip
 def test_a_fault_that_passes_costs_another_try(fault: str) -> None:
     with serving(fault) as server:

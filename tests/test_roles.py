@@ -396,6 +396,7 @@ def test_a_recipe_with_a_server_is_read_back_as_it_was_written() -> None:
 
 def test_a_plan_says_who_writes(tmp_path: Path) -> None:
     with serving() as server:
-        plan = loop.plan(small.recipe(*overrides(server)))
+        plan = loop.plan(small.recipe(*overrides(server, "rounds=2", "roles.source.price_completion=1000")))
     assert [n for n in plan.notes if n.startswith("roles.source: another model, big at http://127.0.0.1")]
+    assert "roles.source: up to 640 samples of 61,440 tokens in all, for 61.44 and what the prompts cost" in plan.notes
     assert server.asked == [], "a plan asks no server"

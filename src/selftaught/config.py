@@ -56,9 +56,8 @@ class RolesConfig(Section):
     @field_validator("*", mode="before")
     @classmethod
     def _model_or_server(cls, who: Any) -> Any:
-        if isinstance(who, str | Served | None) or (
-            isinstance(who, dict) and who.get("name", "endpoint") == "endpoint"
-        ):
+        server = isinstance(who, dict) and who.get("name", "endpoint") == "endpoint"
+        if server or isinstance(who, str | Served | None):
             return who
         raise ValueError("name a model, or give a server with url and model")
 

@@ -101,7 +101,8 @@ def plan(recipe: Recipe, engine: Engine | None = None, stop: StopToken = never) 
         provable["vault"] = None
     looked = (f"{spent} of {fitted.gate.looks} looks at this vault are spent",) if spent else ()
     needed = power.needed(fitted.gate, margins)
-    said = (*notes, *others, *mixed, *more, *tasks.notes, *looked, *_unknown(fitted.gate))
+    asked = roles.planned(fitted, method, len(tasks.train))
+    said = (*notes, *others, *asked, *mixed, *more, *tasks.notes, *looked, *_unknown(fitted.gate))
     return Plan(fitted, sizes(tasks), provable, needed, said)
 
 

@@ -74,6 +74,18 @@ def check(recipe: Recipe, method: Method, engine: Engine) -> tuple[str, ...]:
     return tuple(f"roles.source: {said}" for said in [written_by(recipe)] if said)
 
 
+def planned(recipe: Recipe, method: Method, questions: int) -> tuple[str, ...]:
+    """What a server as the source may be asked for by a run on so many training questions, in words."""
+    who = recipe.roles.source
+    if not isinstance(who, Served):
+        return ()
+    samples = recipe.rounds * min(questions, recipe.round_questions or questions) * method.most()[0]
+    tokens = samples * method.sampling().max_tokens
+    cost = load.make("engines", who).options.price(0, tokens)
+    said = f"roles.source: up to {samples:,} samples of {tokens:,} tokens in all"
+    return (f"{said}, for {cost:,.4g} and what the prompts cost" if cost else said,)
+
+
 def _check_terms(recipe: Recipe, name: str, terms: Any) -> None:
     if terms.reload and recipe.train.kind != "lora":
         raise RecipeError(
