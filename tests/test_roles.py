@@ -20,12 +20,13 @@ import tiny
 from selftaught import export, integrity, ledger, loop, report, stopping, summary
 from selftaught.bench import RunBench
 from selftaught.config import to_yaml
+from selftaught.engines._chat import Ask
 from selftaught.engines.scripted import Scripted
 from selftaught.errors import EndpointError, IntegrityError, ModelError, RecipeError, Stopped
 from selftaught.ledger import RunRecord, read_run
 from selftaught.roles import TOO_LONG, open_roles, retokenised
 from selftaught.rows import read_rows
-from selftaught.store import Store
+from selftaught.store import Store, read_lines, write_file
 from selftaught.types import Rollout, Sampling, Task
 from selftaught.view import Silent
 from serving import FakeServer, serving
@@ -157,6 +158,8 @@ def test_a_held_out_question_is_refused_before_anything_is_sent(tmp_path: Path) 
                          Silent(), lambda: False, open_roles(recipe, engine, store.folder))  # fmt: skip
         with pytest.raises(IntegrityError, match="held-out question"):
             bench.generate([*bench.tasks, dev[0]], Sampling(2, 0.8), role="source")
+        with pytest.raises(ValueError, match="no role 'sauce'"):
+            bench.generate(bench.tasks, Sampling(2, 0.8), role="sauce")
         assert server.asked == []
         bench.generate(bench.tasks, Sampling(2, 0.8), role="source")
         assert len(server.asked) == 6
@@ -187,17 +190,21 @@ KILLED = "import sys; from pathlib import Path; from selftaught import loop; loo
 def test_killed_it_goes_on_without_repeating_a_request_that_was_answered(tmp_path: Path) -> None:
     with serving(then="slow", skill=0.95) as server:
         folder = small.prepared(tmp_path / "run", *overrides(server))
-        child = subprocess.Popen([sys.executable, "-c", KILLED, str(folder)])
-        while len(server.asked) < 100 and child.poll() is None:
-            time.sleep(0.02)
-        os.kill(child.pid, signal.SIGKILL)
-        assert child.wait() == -signal.SIGKILL
-        time.sleep(0.2)
-        kept = (folder / "replies.jsonl").read_bytes().count(b"\n")
-        before = len(server.asked)
-        assert 80 <= kept <= before
+        known: set[str] = set()
+        for requests in (60, 170, 300):
+            child = subprocess.Popen([sys.executable, "-c", KILLED, str(folder)])
+            while len(server.asked) < requests and child.poll() is None:
+                time.sleep(0.01)
+            os.kill(child.pid, signal.SIGKILL)
+            assert child.wait() == -signal.SIGKILL
+            time.sleep(0.2)  # what was on its way
+            assert not known & {Ask(server.url, body).id for body in server.asked}
+            known |= {line["ask"] for line in read_lines(folder / "replies.jsonl")}
+            assert len(known) >= len(server.asked) - 3 * 8
+            server.asked = [{}] * len(server.asked)  # seen
         loop.run(folder)
-        assert len(server.asked) - before == 320 - kept
+        last = [body for body in server.asked if body]
+        assert len(last) == 320 - len(known) and not known & {Ask(server.url, body).id for body in last}
     record = read_run(folder)
     assert record.outcome == "proved" and all(c.ok for c in integrity.verify(folder))
 
@@ -230,6 +237,18 @@ def test_a_run_that_waits_for_a_server_that_hangs_is_stopped_at_once(tmp_path: P
         with pytest.raises(Stopped):
             loop.run(folder)
         assert time.monotonic() - server.times[-1] < 3 and read_run(folder).outcome == "stopped"
+
+
+def test_the_command_says_what_to_do_and_exits_as_paused(tmp_path: Path) -> None:
+    with serving() as gone:
+        url = gone.url
+    recipe = small.recipe(f"roles.source.url={url}", "roles.source.model=big", "roles.source.retries=0")
+    write_file(tmp_path / "recipe.yaml", to_yaml(recipe).encode())
+    code = "from selftaught.cli import main; main()"
+    done = subprocess.run([sys.executable, "-c", code, "run", str(tmp_path / "recipe.yaml"), "--runs", str(tmp_path)],
+                          capture_output=True, text=True)  # fmt: skip
+    assert done.returncode == 3 and f"{url} does not answer: 8 requests in a row failed" in done.stderr
+    assert "selftaught resume" in done.stderr and read_run(tmp_path / "small-1").outcome == "paused"
 
 
 def test_samples_that_failed_are_rows_with_their_error_and_counted(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from selftaught import people
+from selftaught.config import RolesConfig
 from selftaught.engines.base import Engine, StopToken
 from selftaught.errors import IntegrityError
 from selftaught.methods.base import Group
@@ -64,6 +65,8 @@ class RunBench:
         Raises IntegrityError for a prompt that holds a held-out one, in whatever form or behind whatever examples, and
         EndpointError where a server cannot go on.
         """
+        if role not in (STUDENT, *RolesConfig.model_fields):
+            raise ValueError(f"there is no role {role!r}")
         who = self._roles.get(role) or self._student(self._parent)
         return self._sample(who, self.seed, tasks, sampling, first)
 

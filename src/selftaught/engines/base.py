@@ -26,7 +26,8 @@ def quiet(done: int, total: int, unit: str) -> None:
 
 
 class Notice(Protocol):
-    """Hears what an engine mended on its way: "out of memory", "worker died", "worker hung", "step refused"."""
+    """Hears what an engine mended on its way, or could not: "out of memory", "worker died", "worker hung", "step
+    refused", "request failed"."""
 
     def __call__(self, event: str, **facts: str | int | float) -> None: ...
 
