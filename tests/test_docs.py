@@ -16,7 +16,7 @@ from pydantic.fields import FieldInfo
 
 import selftaught
 from selftaught import api, cli, ledger, power, settle
-from selftaught.config import Recipe, read_recipe
+from selftaught.config import Member, Recipe, read_recipe
 from selftaught.load import make, member_class, members
 
 ROOT = Path(__file__).parents[1]
@@ -51,7 +51,7 @@ def rows_of(model: type[BaseModel], prefix: str) -> Rows:
         else:
             found[key] = default_of(field)
             for item in inner:
-                found |= rows_of(item, f"{key}[].")
+                found |= {} if issubclass(item, Member) else rows_of(item, f"{key}[].")
     return found
 
 
@@ -84,6 +84,8 @@ def code() -> dict[str, Rows]:
     for section, family in FAMILIES.items():
         for member in members(family):
             found[f"{section}: {member}"] = rows_of(member_class(family, member).Options, f"{section}.")
+    del found["engine: endpoint"]  # which stands in a role, and is no student's engine
+    found["An endpoint"] = rows_of(member_class("engines", "endpoint").Options, "roles.source.")
     return found
 
 

@@ -18,13 +18,13 @@ LAYERS: tuple[tuple[str, ...], ...] = (  # lowest first; a module may import wha
     ("errors",),
     ("lock",),
     ("config", "store", "rows"),
-    ("champions", "mishaps"),
+    ("champions", "mishaps", "replies"),
     ("paired", "figures"),
     ("ledger", "power", "view", *(f"{family}.base" for family in FAMILIES)),
     ("gate",),
     ("MEMBER",),  # every other module of a family folder
     ("load", "stopping"),
-    ("settle", "rollout", "trial", "curate", "train", "evaluate", "collapse", "people"),
+    ("settle", "rollout", "roles", "trial", "curate", "train", "evaluate", "collapse", "people"),
     ("bench", "budget"),
     ("texts", "measure"),
     ("setting",),
@@ -45,6 +45,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (  # lowest first; a module may import wha
 STAGES = (
     "settle",
     "rollout",
+    "roles",
     "trial",
     "curate",
     "train",

@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from selftaught import people
+from selftaught.config import RolesConfig
 from selftaught.engines.base import Engine, StopToken
 from selftaught.errors import IntegrityError
 from selftaught.methods.base import Group
+from selftaught.roles import STUDENT, Role, retokenised
 from selftaught.rollout import TRUNCATED, rollout
 from selftaught.rows import read_rows, write_rows
 from selftaught.stopping import heeding
@@ -35,6 +37,7 @@ class RunBench:
         place: str,
         view: View,
         stop: StopToken,
+        roles: Mapping[str, Role] = {},
     ) -> None:
         self.seed = seed
         self.tasks = without_answers(tasks.train)
@@ -42,6 +45,7 @@ class RunBench:
         self.counts: Counter[str] = Counter()
         self.labels_read = False  # gold answers are given away nowhere; an answer that a person gave is a label
         self._store, self._engine, self._parent, self._source = store, engine, parent, tasks
+        self._roles = {name: role.beside(parent) for name, role in roles.items()}
         self._heldout = Held(t.prompt for t in heldout(tasks))
         self._place, self._view, self._stop = place, view, stop
         self._calls = self._asks = 0
@@ -52,17 +56,30 @@ class RunBench:
     def note(self, key: str, count: int) -> None:
         self.counts[key] += count
 
-    def generate(self, tasks: Sequence[Task], sampling: Sampling, *, first: int = 0) -> list[Group]:
-        """Samples of every task from the frozen parent, in task order; a task that stands twice makes one group.
+    def generate(
+        self, tasks: Sequence[Task], sampling: Sampling, *, first: int = 0, role: str = STUDENT
+    ) -> list[Group]:
+        """Samples of every task from the frozen parent, or from who stands in for it in ``role``, in task order; a task
+        that stands twice makes one group.
 
-        Raises IntegrityError for a prompt that holds a held-out one, in whatever form or behind whatever examples.
+        Raises IntegrityError for a prompt that holds a held-out one, in whatever form or behind whatever examples, and
+        EndpointError where a server cannot go on.
         """
-        return self.sample(self._parent, self.seed, tasks, sampling, first=first)
+        if role not in (STUDENT, *RolesConfig.model_fields):
+            raise ValueError(f"there is no role {role!r}")
+        who = self._roles.get(role) or self._student(self._parent)
+        return self._sample(who, self.seed, tasks, sampling, first)
 
     def sample(
         self, checkpoint: Checkpoint, seed: int, tasks: Sequence[Task], sampling: Sampling, *, first: int = 0
     ) -> list[Group]:
-        """``generate`` from any checkpoint with any seed; what an earlier round sampled so is read back."""
+        """``generate`` from any local checkpoint with any seed; what an earlier round sampled so is read back."""
+        return self._sample(self._student(checkpoint), seed, tasks, sampling, first)
+
+    def _student(self, checkpoint: Checkpoint) -> Role:
+        return Role(STUDENT, self._engine, checkpoint, self.tokens)
+
+    def _sample(self, who: Role, seed: int, tasks: Sequence[Task], sampling: Sampling, first: int) -> list[Group]:
         tasks = list({t.id: t for t in tasks}.values())
         self._refuse_heldout(tasks)
         call = f"{self._place}/rollouts/{self._calls:02d}"
@@ -72,7 +89,7 @@ class RunBench:
         total = len(tasks) * sampling.n
         for number, some in enumerate(heeding(self._stop, chunks(tasks, size))):
             place = f"{call}-{number:03d}"
-            rows += self._chunk(checkpoint, seed, some, sampling, first, place, len(rows), total)
+            rows += self._chunk(who, seed, some, sampling, first, place, len(rows), total)
         return [(t, r) for t, r in groups_of(tasks, rows)]
 
     def fresh(self, tasks: Sequence[Task]) -> list[Task]:
@@ -101,7 +118,7 @@ class RunBench:
 
     def _chunk(
         self,
-        checkpoint: Checkpoint,
+        who: Role,
         seed: int,
         tasks: Sequence[Task],
         sampling: Sampling,
@@ -110,13 +127,14 @@ class RunBench:
         before: int,
         total: int,
     ) -> list[Rollout]:
-        key = digest(checkpoint.digest, seed, [t.id for t in tasks], repr(sampling), first)
+        key = digest(who.checkpoint.digest, seed, [t.id for t in tasks], repr(sampling), first)
 
         def make(out: Path) -> Mapping[str, Any]:
+            used = who.used.copy()
             rows = rollout(
-                self._engine,
-                checkpoint,
-                self.tokens,
+                who.engine,
+                who.checkpoint,
+                who.tokens,
                 tasks,
                 sampling,
                 self._source.checkers,
@@ -125,14 +143,21 @@ class RunBench:
                 stop=self._stop,
                 progress=lambda done, _, unit: self._view.progress(before + done, total, unit),
             )
+            others = {}
+            if who.name != STUDENT:
+                rows, moved = retokenised(rows, tasks, self.tokens)
+                others = {who.name: {"samples": len(rows), "re-tokenised": moved, **(who.used - used)}}
             write_rows(out / "rows.parquet", Rollout, rows)
             return {
                 "samples": len(rows),
                 "tokens": sum(len(r.completion_ids) for r in rows),
                 "truncated": sum(r.error == TRUNCATED for r in rows),
+                **others,
             }
 
         unit = self._store.unit("rollouts", key, place, make)
+        for what, count in unit.facts.get(who.name, {}).items():
+            self.note(f"{who.name}: {what}", count)
         return read_rows(unit.folder / "rows.parquet", Rollout)
 
 

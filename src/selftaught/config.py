@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from selftaught.errors import RecipeError
 from selftaught.types import digest
@@ -38,6 +38,33 @@ class Member(BaseModel):
     @property
     def options(self) -> dict[str, Any]:
         return dict(self.model_extra or {})
+
+
+class Served(Member):
+    """A server in a role; its keys are checked by engines/endpoint.py."""
+
+    name: Literal["endpoint"] = "endpoint"
+
+
+class RolesConfig(Section):
+    """Who stands in for the student: a model, named as ``model`` is, or a server. None: the student itself."""
+
+    source: str | Served | None = None  # writes what is learned from
+    editor: str | Served | None = None
+    labeller: str | Served | None = None
+    judge: str | Served | None = None
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _model_or_server(cls, who: Any) -> Any:
+        server = isinstance(who, dict) and who.get("name", "endpoint") == "endpoint"
+        if server or isinstance(who, str | Served | None):
+            return who
+        raise ValueError("name a model, or give a server with url and model")
+
+    @property
+    def given(self) -> dict[str, str | Served]:
+        return {name: who for name in type(self).model_fields if (who := getattr(self, name)) is not None}
 
 
 class PromptConfig(Section):
@@ -164,11 +191,13 @@ class BudgetConfig(Section):
     minutes: float | None = Field(default=None, gt=0)
     train_share: float = Field(default=1.0, gt=0, le=1)  # settled from minutes; may also be set by hand
     holdout_share: float = Field(default=1.0, gt=0, le=1)
+    money: float | None = Field(default=None, gt=0)  # what servers may cost at most, in the currency of their prices
 
 
 class Recipe(Section):
     name: str = Field(default="self_consistency", pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")
     model: str = "bundled:sums"
+    roles: RolesConfig = RolesConfig()
     seed: int = Field(default=0, ge=0, lt=2**31)
     rounds: int = Field(default=1, ge=1, le=1000)  # at most
     patience: int = Field(default=1, ge=1)  # the run ends after so many rounds in a row that were not accepted
@@ -313,7 +342,8 @@ def _explain(model: type[BaseModel], item: Any, where: str) -> str:
         return f"{where}: unknown key {name!r}{did_you_mean(path[-1], _fields_at(model, path[:-1]))}"
     if item["type"] == "missing":
         return f"{where}: {name!r} is missing."
-    return f"{where}: {name}: {item['msg']} (got {item['input']!r})"
+    got = "" if path[-1:] == ["key_env"] else f" (got {item['input']!r})"  # what stands there may be a key
+    return f"{where}: {name}: {item['msg']}{got}"
 
 
 def _fields_at(model: type[BaseModel], path: Sequence[str]) -> list[str]:

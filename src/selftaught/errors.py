@@ -7,6 +7,7 @@
     ├── RunError                    exit code 2   a run folder cannot be found or used
     │   ├── RunLocked               exit code 6   another process works in the run folder
     │   └── DiskFull                exit code 3   paused: nothing more can be written; what is finished is kept
+    ├── EndpointError               exit code 3   paused: a server does not answer as it should; what it did is kept
     ├── IntegrityError              exit code 7   something on disk is not what the record says
     ├── OutOfMemory                 exit code 1   the smallest piece of work does not fit into memory
     ├── WorkerLost                  exit code 1   a worker process died or hung again and again on the same work
@@ -70,6 +71,10 @@ class RunLocked(RunError):
 
 
 class DiskFull(RunError):
+    exit_code = 3
+
+
+class EndpointError(SelftaughtError):
     exit_code = 3
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from selftaught import figures
-from selftaught.config import to_yaml
+from selftaught.config import Recipe, Served, to_yaml
 from selftaught.errors import RunError, noticing_a_full_disk
 from selftaught.ledger import GOOD, RunRecord
 from selftaught.store import check_files, make_folder, publish_folder, remove, write_file
@@ -24,7 +24,7 @@ library_name: {library}
 ---
 # {name}
 
-{kind} of `{model}`, trained on text that this model wrote itself by the method `{method}`, and judged on held-out
+{kind} of `{model}`, trained on text that {author} by the method `{method}`, and judged on held-out
 questions.{real} Outcome: **{outcome}** ({reason}).
 
 {warning}
@@ -118,7 +118,7 @@ configs:
 ---
 # Examples of {name}
 
-Text that the model `{model}` wrote itself, by the method `{method}`. **It is synthetic**: whatever it says was checked
+Text that {author}, by the method `{method}`. **It is synthetic**: whatever it says was checked
 by filters, not by people, unless a verdict says otherwise.{real} The round they come from: **{outcome}**.
 
 {counts}
@@ -142,7 +142,7 @@ def data_card(record: RunRecord) -> str:
     counts = done.counts if done else record.facts("examples").get("counts", {})
     return DATA_CARD.format(
         name=record.name,
-        model=record.recipe.model,
+        author=_author(record.recipe, f"the model `{record.recipe.model}` wrote itself"),
         method=record.recipe.method.name,
         outcome=done.decision.outcome if done else record.outcome,
         real=_real(record, counts),
@@ -165,6 +165,7 @@ def card(record: RunRecord) -> str:
         kind="A LoRA adapter" if lora else "A fine-tune",
         name=record.name,
         model=record.recipe.model,
+        author=_author(record.recipe, "this model wrote itself"),
         method=done.method,
         outcome=record.outcome,
         real=_real(record, done.counts),
@@ -186,6 +187,16 @@ def card(record: RunRecord) -> str:
 def _row(rule: Rule) -> str:
     shares = ("" if v is None else figures.measure(v, rule.unit) for v in (rule.before, rule.after))
     return "| " + " | ".join((rule.name, *shares, "yes" if rule.passed else "no", rule.detail)) + " |"
+
+
+def _author(recipe: Recipe, itself: str) -> str:
+    who = recipe.roles.source
+    if who is None:
+        return itself
+    name = who if isinstance(who, str) else f"{who.options['model']} at {who.options['url']}"
+    if isinstance(who, Served) and who.options.get("reload"):
+        return f"{itself} (served as `{name}`)"
+    return f"**another model** (`{name}`) wrote for it"
 
 
 def _real(record: RunRecord, counts: Mapping[str, int]) -> str:

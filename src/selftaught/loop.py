@@ -12,14 +12,16 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from selftaught import budget, ledger, load, paired, power, replay
+from selftaught import budget, ledger, load, paired, power, replay, roles
 from selftaught.collapse import Signals
 from selftaught.config import GateConfig, Recipe, to_yaml
 from selftaught.curate import make_filters
 from selftaught.engines.base import Engine, StopToken, never
 from selftaught.errors import (
+    EndpointError,
     IntegrityError,
     ModelError,
+    RecipeError,
     RunError,
     SelftaughtError,
     Stopped,
@@ -61,7 +63,13 @@ class Plan:
 def make_engine(recipe: Recipe) -> Engine:
     """The recipe's engine; engines that render prompts get the recipe's ``prompt`` section."""
     member = recipe.engine
-    if "prompt" in load.member_class("engines", member.name).Options.model_fields:
+    kind = load.member_class("engines", member.name)
+    if not hasattr(kind, "tune"):
+        raise RecipeError(
+            f"engine.name={member.name} only generates, and the student is trained here.",
+            hint="Name the server as roles.source, and the student as model.",
+        )
+    if "prompt" in kind.Options.model_fields:
         member = member.model_copy(update={"prompt": recipe.prompt.model_dump()})
     engine: Engine = load.make("engines", member)
     return engine
@@ -74,6 +82,7 @@ def plan(recipe: Recipe, engine: Engine | None = None, stop: StopToken = never) 
     engine = engine or make_engine(recipe)
     try:
         settled, notes = settle(recipe, engine)
+        others = roles.check(settled, method, engine)
         if stop():
             raise Stopped
         whole = load_whole(settled)
@@ -92,7 +101,8 @@ def plan(recipe: Recipe, engine: Engine | None = None, stop: StopToken = never) 
         provable["vault"] = None
     looked = (f"{spent} of {fitted.gate.looks} looks at this vault are spent",) if spent else ()
     needed = power.needed(fitted.gate, margins)
-    said = (*notes, *mixed, *more, *tasks.notes, *looked, *_unknown(fitted.gate))
+    asked = roles.planned(fitted, method, len(tasks.train))
+    said = (*notes, *others, *asked, *mixed, *more, *tasks.notes, *looked, *_unknown(fitted.gate))
     return Plan(fitted, sizes(tasks), provable, needed, said)
 
 
@@ -188,7 +198,7 @@ def _run(folder: Path, view: View, stop: StopToken, engine: Engine | None) -> Ro
             store.journal("waiting", missing=error.missing)
             raise
         except SelftaughtError as error:
-            store.journal("broken", error=str(error))
+            store.journal("paused" if isinstance(error, EndpointError) else "broken", error=str(error))
             raise
         except Exception as error:
             with suppress(OSError):  # on a full disk not even this goes

@@ -26,6 +26,7 @@ from selftaught.evaluate import HOLDOUTS
 from selftaught.figures import claim, decimals
 from selftaught.ledger import RunRecord, read_report, read_run
 from selftaught.panels import axis, compare, panels
+from selftaught.roles import written_by
 from selftaught.rows import read_rows
 from selftaught.store import GENESIS, check_files, read_lines, write_file
 from selftaught.tasks.base import CORRECT_SCORE
@@ -69,7 +70,8 @@ def contents(record: RunRecord) -> dict[str, Any]:
     suites = compare(reports, done[0].decision.rules if done else (), down)
     judged = {s.name: s for s in suites if s.gain is not None}
     return {
-        "record": record, "round": done[0] if done else None, "ending": None if done else ending(record),
+        "record": record, "author": written_by(record.recipe),
+        "round": done[0] if done else None, "ending": None if done else ending(record),
         "claim": claim(record.recipe.gate.primary), "panels": panels(suites),
         "hero": judged.get("vault") or judged.get("dev"),
         "wrote": wrote(record, tasks.get("train", {})), "learning": learning(record),

@@ -58,7 +58,8 @@ def _rollout(
 ) -> Rollout:
     text = tokens.decode(completion.ids)
     said = tokens.said(request.prompt_ids, text)
-    error = TRUNCATED if completion.finish == "length" else UNFINISHED if said is None else None
+    cut = TRUNCATED if completion.finish == "length" else UNFINISHED if said is None else None
+    error = completion.error or cut
     return Rollout(
         task_id=task.id,
         index=index,

@@ -23,6 +23,7 @@ from selftaught.filters.base import Context
 from selftaught.judge import Judge
 from selftaught.methods.base import Group, Method
 from selftaught.replay import mixed
+from selftaught.roles import written_by
 from selftaught.rows import read_rows, write_rows
 from selftaught.setting import Setting
 from selftaught.stopping import heeding
@@ -73,7 +74,15 @@ class Transaction:
         self.questions = questions_of(setting.tasks.train, self.recipe.round_questions, begin.index)
         asked = replace(setting.whole, train=self.questions)  # what a budget leaves out is held out all the same
         self.bench = RunBench(
-            self.store, setting.engine, self.parent, asked, self.seed, self.place, self.view, setting.stop
+            self.store,
+            setting.engine,
+            self.parent,
+            asked,
+            self.seed,
+            self.place,
+            self.view,
+            setting.stop,
+            setting.roles,
         )
         self.counts = self.bench.counts
         self.reviewed = self.edited = False
@@ -96,7 +105,9 @@ class Transaction:
         self.setting.stage("sample", f"{len(self.questions)} questions")
         proposed = list(self.method.propose(self.bench))
         self.view.line(f"  {len(proposed)} questions, {self.method.sampling().n} samples each")
-        groups = self.bench.generate(proposed, self.method.sampling())
+        if said := written_by(self.recipe):
+            self.view.line(f"  {said}")
+        groups = self.bench.generate(proposed, self.method.sampling(), role="source")
         self.setting.stage("curate")
         made = list(heeding(self.setting.stop, self.method.harvest(groups, self.bench), LOOK))
         examples = mixed(made, self.setting, self.bench)

@@ -16,6 +16,7 @@ from selftaught.engines.base import Engine, StopToken, Tokens, never
 from selftaught.errors import IntegrityError, RecipeError, RunError, Stopped
 from selftaught.measure import check_room
 from selftaught.methods.base import Method
+from selftaught.roles import Role, open_roles
 from selftaught.rows import write_rows
 from selftaught.store import Store, file_digest, write_file
 from selftaught.tasks.base import TaskSet, sizes
@@ -43,6 +44,7 @@ class Setting:
     text_margins: Mapping[str, float]  # the same for texts, in nats per token
     real_text: Texts  # of gate.text, held out from what is learned
     train_text: Texts  # of train.real, learned from in every round
+    roles: Mapping[str, Role]  # who stands in for the student, where the recipe says so
     view: View
     stop: StopToken
 
@@ -93,6 +95,9 @@ def prepare(store: Store, recipe: Recipe, engine: Engine, whole: TaskSet, view: 
         facts["text"] = digest([t.id for t in held])
     if real:
         facts["real text"] = digest([t.id for t in real])
+    roles = open_roles(recipe, engine, store.folder)
+    if roles:
+        facts["roles"] = {name: role.as_facts() for name, role in roles.items()}
     _check_beginning(store, facts)
     store.unit("tasks", facts, "tasks", lambda out: _write_tasks(out, tasks, facts))
     environment = {
@@ -104,7 +109,9 @@ def prepare(store: Store, recipe: Recipe, engine: Engine, whole: TaskSet, view: 
     }
     write_file(store.folder / "environment.json", canonical(environment) + b"\n")
     texts = text_margins(recipe.gate)
-    return Setting(store, recipe, engine, whole, tasks, method, base, tokens, margins, texts, held, real, view, stop)
+    return Setting(
+        store, recipe, engine, whole, tasks, method, base, tokens, margins, texts, held, real, roles, view, stop
+    )
 
 
 def _check_beginning(store: Store, facts: Mapping[str, Any]) -> None:

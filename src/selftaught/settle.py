@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from selftaught import load
-from selftaught.config import Member, Recipe
+from selftaught.config import Member, Recipe, RolesConfig
 from selftaught.engines.base import Engine
 
 AUTO = ((2e7, "full"), (float("inf"), "lora"))  # (parameters below, kind)
@@ -31,6 +31,7 @@ def settle(recipe: Recipe, engine: Engine) -> tuple[Recipe, tuple[str, ...]]:
         "train": train.model_copy(update={"real": train.real and _absolute(train.real)}),
         "engine": _chosen(recipe.engine, facts),
         "model": _absolute(recipe.model),
+        "roles": RolesConfig(**{k: _absolute(v) if isinstance(v, str) else v for k, v in recipe.roles.given.items()}),
         "tasks": _with_absolute_paths(recipe.tasks),
         "gate": recipe.gate.model_copy(update={"text": recipe.gate.text and _absolute(recipe.gate.text)}),
     }

@@ -16,6 +16,7 @@ from selftaught import paired
 from selftaught.evaluate import HOLDOUTS, UNIT_OF, main_metric
 from selftaught.figures import change, changed, interval, measure
 from selftaught.ledger import EXIT_CODES, GOOD, RunRecord
+from selftaught.roles import money, written_by
 from selftaught.rows import read_rows
 from selftaught.types import Metric, Report, Rollout, Round, Rule, Task
 from selftaught.visible import printable
@@ -179,6 +180,14 @@ def whereabouts(record: RunRecord) -> str:
     return f"The parent stands. The candidate ({record.kept.name}) is kept for inspection: {record.kept}"
 
 
+def author(record: RunRecord) -> str:
+    """Who wrote what was learned, where it was not the model here, and what that cost."""
+    said = written_by(record.recipe)
+    cost = money(record.recipe, [r.counts for r in record.rounds])
+    paid = f" Its tokens cost {cost:.4g} by the prices of the recipe." if cost else ""
+    return f"{said[0].upper()}{said[1:]}.{paid}" if said else ""
+
+
 def used_labels(record: RunRecord) -> str:
     used = [name for name, value in asdict(record.labels).items() if value]
     return "Labels were used for: " + (", ".join(used) or "nothing") + "."
@@ -207,7 +216,9 @@ def blocks(record: RunRecord, root: Path) -> list[Block]:
         Block("The gate", tuple(_rule_row(r) for r in rules), ("rule", "before", "after", "passed", "how")),
         Block(_pairs_title(record), tuple(shown), ("question", "before", "after"), stacked=True),
         Block("Counts", tuple((k, f"{counts[k]:,}") for k in sorted(counts, key=_count_place))),
-        Block("The model", ((whereabouts(record),), (used_labels(record),))),
+        Block(
+            "The model", tuple((said,) for said in (whereabouts(record), author(record), used_labels(record)) if said)
+        ),
         Block("Next", tuple((command,) for command in next_commands(record, root))),
     ]
     return [b for b in drawn if b.rows]
@@ -263,6 +274,7 @@ def as_json(record: RunRecord, root: Path) -> dict[str, Any]:
         "counts": dict(last.counts) if last else {},
         "looks": dict(last.looks) if last else {},
         "parent": last.parent if last else None,
+        "roles": dict(record.facts("tasks").get("roles", {})),
         "candidate": last.candidate if last else None,
         "kept": str(record.kept.resolve()) if record.kept else None,
         "pairs": [asdict(p) for p in pairs(record)],

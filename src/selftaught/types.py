@@ -142,7 +142,7 @@ class Rollout:
     tokenizer: str  # digest of the tokenizer that the ids belong to
     prompt_ids: tuple[int, ...]
     completion_ids: tuple[int, ...]  # what was sampled, with the end token if one was drawn
-    logprobs: tuple[float, ...]  # natural log, one per completion id, of the distribution sampled from
+    logprobs: tuple[float, ...]  # natural log, one per completion id, of the distribution sampled from; () if unknown
     text: str
     seed: int
     answer: str | None = None  # parsed by the task's checker

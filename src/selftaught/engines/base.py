@@ -26,7 +26,8 @@ def quiet(done: int, total: int, unit: str) -> None:
 
 
 class Notice(Protocol):
-    """Hears what an engine mended on its way: "out of memory", "worker died", "worker hung", "step refused"."""
+    """Hears what an engine mended on its way, or could not: "out of memory", "worker died", "worker hung", "step
+    refused", "request failed"."""
 
     def __call__(self, event: str, **facts: str | int | float) -> None: ...
 
@@ -47,11 +48,12 @@ class Request:
 
 @dataclass(frozen=True)
 class Completion:
-    """``ids`` with the end token if one was drawn; ``logprobs`` under the distribution sampled from."""
+    """``ids`` with the end token if one was drawn; ``logprobs`` under the distribution sampled from, or none."""
 
     ids: tuple[int, ...]
     logprobs: tuple[float, ...]
     finish: str  # "stop" (end token or stop string), "length" (token limit or context full)
+    error: str | None = None  # why there is none, in a few words
 
 
 @dataclass(frozen=True)

@@ -22,8 +22,14 @@ class Bench(Protocol):
     tasks: tuple[Task, ...]  # training tasks, without answers
     tokens: Tokens
 
-    def generate(self, tasks: Sequence[Task], sampling: Sampling, *, first: int = 0) -> list[Group]:
-        """Samples ``first`` .. ``first + sampling.n - 1`` of each different task from the frozen parent."""
+    def generate(
+        self, tasks: Sequence[Task], sampling: Sampling, *, first: int = 0, role: str = "student"
+    ) -> list[Group]:
+        """Samples ``first`` .. ``first + sampling.n - 1`` of each different task from the frozen parent.
+
+        In another ``role`` (one of the method's ``roles``) they are by whom the recipe names for it, in the student's
+        tokens.
+        """
         ...
 
     def fresh(self, tasks: Sequence[Task]) -> list[Task]:
@@ -49,6 +55,7 @@ class Method(Protocol):
 
     Options: Any
     name: str
+    roles: tuple[str, ...]  # that it may ask besides the student: of RolesConfig; what it proposes, the source samples
 
     def sampling(self) -> Sampling:
         """How the tasks from ``propose`` are sampled."""

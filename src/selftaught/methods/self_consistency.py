@@ -97,6 +97,7 @@ def decided(rollouts: Sequence[Rollout], remaining: int, needed: float = 0.0) ->
 class SelfConsistency:
     Options = LmsiOptions
     name = "self_consistency"
+    roles = ("source",)
 
     def __init__(self, options: LmsiOptions) -> None:
         self.options = options
@@ -157,7 +158,7 @@ class SelfConsistency:
     def _write_exemplars(self, bench: Bench) -> tuple[Exemplar, ...]:
         chosen = _pick(bench, "exemplars", 4 * self.options.exemplar_count)
         asked = [replace(t, form="cot") for t in chosen]
-        groups = bench.generate(asked, Sampling(1, 0.0, max_tokens=self.options.max_tokens))
+        groups = bench.generate(asked, Sampling(1, 0.0, max_tokens=self.options.max_tokens), role="source")
         good = [
             Exemplar(question=t.question, rationale=_spoken(r, bench), answer=r.answer)
             for t, rollouts in groups
@@ -246,7 +247,7 @@ class SelfConsistency:
         while first < self.options.samples:
             open_ = [t for t, r in have.values() if not decided(r, self.options.samples - len(r), self._needed(t))]
             wave = replace(self.sampling(), n=min(self.options.early_stop, self.options.samples - first))
-            for task, rollouts in bench.generate(open_, wave, first=first) if open_ else []:
+            for task, rollouts in bench.generate(open_, wave, first=first, role="source") if open_ else []:
                 have[task.id][1].extend(rollouts)
             first += wave.n
         saved = sum(self.options.samples - len(r) for _, r in have.values())
