@@ -275,7 +275,8 @@ def test_batches_hold_every_sample_once_and_enough_of_them_for_every_worker() ->
 
 def test_as_many_slots_as_have_room_in_what_is_free() -> None:
     requests = asked([5, 30], 1, Sampling(1, 1.0, max_tokens=70))
-    most = [_batches.seats(requests, CONTEXT, 100, free, 64) for free in (10**9, 100 * CONTEXT * 9 + 1, 5)]
+    cost = _batches.Cost(100, 7)
+    most = [_batches.seats(requests, CONTEXT, cost, free, 64) for free in (10**9, (100 * CONTEXT + 7) * 9, 5)]
     assert most == [64, 9, 1], "a row is never longer than the context"
     assert 0 < free_bytes("cpu") < 2**50
 

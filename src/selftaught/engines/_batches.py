@@ -59,16 +59,24 @@ def _cut(requests: Sequence[Request], chosen: Sequence[int], rows: int) -> Itera
         yield batch
 
 
-def seats(requests: Sequence[Request], context: int, bytes_per_token: int, free: int, most: int) -> int:
-    """How many of ``most`` slots to make: each has keys and values for the longest request, in ``free`` bytes."""
+def seats(requests: Sequence[Request], context: int, cost: Cost, free: int, most: int) -> int:
+    """How many of ``most`` slots to make in ``free`` bytes: each has room for the longest request."""
     width = max((len(r.prompt_ids) + r.sampling.max_tokens for r in requests), default=1)
-    return max(1, min(most, free // max(1, bytes_per_token * min(width, context))))
+    return max(1, min(most, free // (cost.token * min(width, context) + cost.row)))
 
 
-def cache_bytes_per_token(config: Any) -> int:
-    """Bytes of keys and values that one token adds in float32; an upper guess for models with smaller caches."""
+@dataclass(frozen=True)
+class Cost:
+    """Bytes that a token adds in keys and values, and that a row takes besides: logits, three times over in a draw."""
+
+    token: int
+    row: int
+
+
+def cost(config: Any) -> Cost:
+    """In float32; an upper guess for models with smaller caches."""
     text: Any = config.get_text_config()
     layers = getattr(text, "num_hidden_layers", 12)
     heads = getattr(text, "num_key_value_heads", None) or getattr(text, "num_attention_heads", 12)
     width = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
-    return int(2 * layers * int(heads or 1) * int(width) * 4)
+    return Cost(int(2 * layers * int(heads or 1) * int(width) * 4), 3 * 4 * int(text.vocab_size))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -16,6 +15,7 @@ from selftaught.errors import OutOfMemory
 T = TypeVar("T")
 R = TypeVar("R")
 
+UNKNOWN = 2 << 30  # bytes taken to be free where nobody says
 PHRASES = (  # of RuntimeErrors: torch's CPU allocator, C++, CUDA's libraries
     "can't allocate memory",
     "bad_alloc",
@@ -40,7 +40,7 @@ def free_bytes(device: str) -> int:
     if device == "cuda":
         return int(sys.modules["torch"].cuda.mem_get_info()[0])
     said = _read("/proc/meminfo").partition("MemAvailable:")[2].split()
-    free = int(said[0]) * 1024 if said else os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    free = int(said[0]) * 1024 if said else UNKNOWN
     most, used = _read("/sys/fs/cgroup/memory.max"), _read("/sys/fs/cgroup/memory.current")
     return max(0, min(free, int(most) - int(used))) if most.strip().isdigit() and used.strip().isdigit() else free
 

@@ -133,8 +133,8 @@ class TorchEngine:
         from selftaught.engines import _batches
 
         free = int(FREE_SHARE * free_bytes(self.device)) // self._processes(checkpoint)
-        context, bytes_each = self.tokens(checkpoint).context, _cache_bytes(checkpoint.model)
-        return _batches.seats(requests, context, bytes_each, free, self._slots(checkpoint))
+        context, cost = self.tokens(checkpoint).context, _cost(checkpoint.model)
+        return _batches.seats(requests, context, cost, free, self._slots(checkpoint))
 
     def _kernels(self) -> bool:
         """Whether compiled kernels are used. Raises ModelError where they must be and cannot."""
@@ -248,12 +248,12 @@ def _weight_bytes(folder: str) -> int:
 
 
 @lru_cache(maxsize=8)
-def _cache_bytes(folder: str) -> int:
+def _cost(folder: str) -> Any:
     from transformers import AutoConfig
 
     from selftaught.engines import _batches
 
-    return _batches.cache_bytes_per_token(AutoConfig.from_pretrained(folder, trust_remote_code=False))
+    return _batches.cost(AutoConfig.from_pretrained(folder, trust_remote_code=False))
 
 
 def _stored_dtype(folder: str) -> str:
