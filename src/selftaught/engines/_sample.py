@@ -206,7 +206,7 @@ class _Batch:
         self.token[rows] = ids
         self.drawn[rows] += 1
         self.position[rows] += 1
-        stopped = np.isin(ids, self.ends)
+        stopped = (ids[:, None] == self.ends).any(1)
         if self.stops:
             said = [self.stops.end(self.ids[row, : self.drawn[row]].tolist()) for row in rows]
             stopped |= np.array(said) & (self.drawn[rows] >= least)
