@@ -5,6 +5,7 @@ Running a folder again goes on where it ended and comes to the same chain, bit f
 
 from __future__ import annotations
 
+import gc
 import platform
 import traceback
 from collections.abc import Mapping, Sequence
@@ -190,7 +191,9 @@ def _run(folder: Path, view: View, stop: StopToken, engine: Engine | None) -> Ro
         store.journal("resumed" if store.chain else "started", **_versions(folder))
         engine = engine or make_engine(recipe)
         try:
-            done = _rounds(prepare_setting(store, recipe, engine, load_whole(recipe), view, told))
+            setting = prepare_setting(store, recipe, engine, load_whole(recipe), view, told)
+            gc.freeze()  # what is loaded by now stays: the collector need not go through all of torch again and again
+            done = _rounds(setting)
         except (Stopped, KeyboardInterrupt):
             store.journal("stopped")
             raise
@@ -205,6 +208,7 @@ def _run(folder: Path, view: View, stop: StopToken, engine: Engine | None) -> Ro
                 store.journal("paused" if disk_is_full(error) else "broken", error=traceback.format_exc())
             raise
         finally:
+            gc.unfreeze()
             engine.close()
         store.journal("finished", outcome=done.decision.outcome)
     return done

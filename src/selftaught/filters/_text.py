@@ -10,7 +10,7 @@ from functools import lru_cache
 
 COMMON = 10  # units that may share a run of words before it is boilerplate; NeMo Curator's max_matches is the same
 
-REMEMBERED = 1024  # texts: one filter after the other asks for the words of one, and samples share question and lines
+REMEMBERED = 1024  # one filter after the other asks for the words of a text, and samples share question and lines
 
 _HAN = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff"  # kana too: written without spaces, so a character counts as a word
 _WORD = re.compile(rf"[{_HAN}]|[^\W{_HAN}]+")
@@ -36,11 +36,15 @@ def words(text: str) -> tuple[str, ...]:
     return tuple(_WORD.findall(plain(text)))
 
 
-@lru_cache(maxsize=REMEMBERED)
 def normal(text: str) -> str:
     """Words and the signs of mathematics, a space between any two: ``17+25`` and ``17 + 25`` are the same, ``17-25`` is
     another."""
-    return " ".join(token for token in _TOKEN.findall(plain(text)) if token not in _PROSE)
+    return " ".join(filter(None, map(_normal, text.splitlines())))
+
+
+@lru_cache(maxsize=REMEMBERED)
+def _normal(line: str) -> str:
+    return " ".join([token for token in _TOKEN.findall(plain(line)) if token not in _PROSE])
 
 
 def runs(text: str, n: int) -> list[str]:

@@ -16,9 +16,10 @@ from __future__ import annotations
 import re
 from collections import Counter, defaultdict
 from collections.abc import Sequence
+from functools import lru_cache
 
 from selftaught.config import Section
-from selftaught.filters._text import COMMON, ngrams, normal, runs, spread
+from selftaught.filters._text import COMMON, REMEMBERED, ngrams, normal, runs, spread
 from selftaught.filters.base import Context, Filter
 from selftaught.types import Example
 
@@ -54,7 +55,7 @@ class Overlap(Filter):
         if example.task_id in self.tasks or normal(question) in self.lines:
             return "its question is held out"
         for line in (question + "\n" + example.text).splitlines():
-            if normal(line) in self.lines or normal(LEAD.sub("", line, count=1)) in self.lines:
+            if not self.lines.isdisjoint(with_and_without_lead(line)):
                 return f"a line of it is a held-out question: {line.strip()[:80]!r}"
         text = question + " " + example.text
         shared = ngrams(text, self.n) & self.ngrams if self.ngrams else set()
@@ -73,6 +74,11 @@ class Overlap(Filter):
             f"shares {held[first]} of the {self.sizes[first]} runs of {SHORT} words of a held-out question"
             f" ({COVERAGE}% are too many): {self.texts[first][:80]!r}"
         )
+
+
+@lru_cache(maxsize=REMEMBERED)
+def with_and_without_lead(line: str) -> tuple[str, str]:
+    return normal(line), normal(LEAD.sub("", line, count=1))
 
 
 def own_ngrams(texts: Sequence[tuple[str, str]], n: int) -> list[set[str]]:
