@@ -16,6 +16,7 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from torch.nn import functional
 from selftaught.engines._cache import STEP, Band, Read
 from selftaught.engines._lean import Lean, lean
 from selftaught.errors import ModelError
+from selftaught.store import publish_folder
 
 SOURCE = "decode.cpp"
 FLAGS = ("-O3", "-march=native", "-std=c++17", "-fno-math-errno", "-fno-trapping-math", "-fPIC", "-shared")
@@ -89,15 +91,18 @@ def _built(compiler: str, source: str) -> Path:
     made_of = hashlib.sha256(repr((source, FLAGS, version, _processor())).encode()).hexdigest()[:24]
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "selftaught" / "kernels"
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    found = folder / f"{made_of}.so"
+    found = folder / made_of / "decode.so"
     if not (found.is_file() and found.stat().st_uid == os.getuid()):
         with tempfile.TemporaryDirectory(dir=folder) as here:
-            written, made = Path(here) / SOURCE, Path(here) / found.name
+            made = Path(here) / made_of / found.name
+            written = made.with_name(SOURCE)
+            made.parent.mkdir()
             written.write_text(source, encoding="utf-8")
             subprocess.run(
                 [compiler, *FLAGS, str(written), "-o", str(made)], capture_output=True, check=True, timeout=SECONDS
             )
-            os.replace(made, found)  # whole or not at all, whoever else builds
+            with suppress(OSError):  # whoever else built it meanwhile built the same
+                publish_folder(made.parent, found.parent)
     return found
 
 
