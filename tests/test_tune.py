@@ -14,7 +14,8 @@ import torch
 
 import tiny
 from selftaught.engines import _tune
-from selftaught.types import Example
+from selftaught.engines.base import TuneJob
+from selftaught.types import Checkpoint, Example
 
 LENGTHS = random.Random(1).choices((12, 30, 41, 48, 49, 63, 64, 80, 200), k=90)
 
@@ -101,6 +102,17 @@ def test_activations_that_are_computed_again_give_the_same_gradients(tmp_path: P
     again = gradients(model, some, 4096)
     assert again[0] == kept[0] and torch.equal(again[1], kept[1])
     assert not _tune.recompute_activations(model), "there is nothing more to save"
+
+
+def test_an_adapter_learns_the_same_from_activations_that_are_computed_again(llama: Path) -> None:
+    parent = Checkpoint("parent", str(llama))
+    some, lora = examples([30, 20, 9]), TuneJob(parent, (), (), "lora", 1e-3, 1, 0.1, 1.0, 0.0, 4, 8, 7)
+    torch.manual_seed(0)
+    model = _tune.trainable(loaded(llama), lora).train()
+    kept = gradients(model, some, 4096)
+    assert _tune.recompute_activations(model)
+    again = gradients(model, some, 4096)
+    assert again[0] == kept[0] and torch.equal(again[1], kept[1]) and bool(kept[1].any())
 
 
 LIMITED = """
