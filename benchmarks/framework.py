@@ -21,7 +21,9 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
+from multiprocessing import get_context
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -215,7 +217,8 @@ def main(words: Sequence[str]) -> None:
     runs = []
     for _ in range(count):
         seed = [] if any(word.startswith("seed=") for word in overrides) else [f"seed={time.time_ns() % 2**31}"]
-        runs.append(one_run([*overrides, *seed]))
+        with ProcessPoolExecutor(1, get_context("spawn")) as fresh:  # nothing is remembered from the run before
+            runs.append(fresh.submit(one_run, [*overrides, *seed]).result())
         print(f"seed {runs[-1]['seed']}: framework {runs[-1]['share']:.1%} of model and framework", flush=True)
     runs.sort(key=lambda run: run["share"])
     middle = runs[len(runs) // 2]
