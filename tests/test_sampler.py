@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import copy
+import gc
 import re
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +23,7 @@ from selftaught.engines._memory import free_bytes
 from selftaught.engines._native import Native, available
 from selftaught.engines.base import Completion, Request
 from selftaught.engines.torch_engine import TorchEngine
+from selftaught.errors import ModelError
 from selftaught.types import Checkpoint, Guide, Sampling
 
 VOCABULARY, CONTEXT = 211, 96
@@ -261,6 +265,27 @@ def test_a_model_that_the_lean_path_would_get_wrong_goes_through_its_own_forward
     model.model.layers[0].self_attn.scaling = 1.0
     model.model.layers[0].input_layernorm.register_forward_hook(lambda module, given, out: 2 * out)
     assert lean(model) is None, "it gives other logits"
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_logits_that_are_no_numbers_are_an_error(model: Any, temperature: float) -> None:
+    """On every path; the kernels refuse such a model on their probe, and it goes through its own forward."""
+    broken = copy.deepcopy(model)
+    broken.path = model.path
+    next(p for p in broken.parameters() if p.dim() == 1).data[0] = torch.nan
+    with pytest.raises(ModelError, match="NaN"):
+        run(broken, asked([5], 3, Sampling(3, temperature, max_tokens=4)), 2)
+
+
+def test_a_model_goes_when_nobody_holds_it_any_more() -> None:
+    for name in ("llama", "gpt2"):
+        kind, config, settings, _ = MODELS[name]
+        made = kind(config(**settings)).eval()
+        _sample.decoder(made, True), _sample.decoder(made, False)
+        held = weakref.ref(made)
+        del made
+        gc.collect()
+        assert held() is None, name
 
 
 def test_batches_hold_every_sample_once_and_enough_of_them_for_every_worker() -> None:

@@ -61,7 +61,8 @@ def _search(cumulative: torch.Tensor, share: torch.Tensor) -> tuple[torch.Tensor
     """Where the running sum first exceeds ``share`` of itself, never on a weight of zero; and the sum."""
     total = cumulative[:, -1]
     target = torch.minimum(share.clamp(min=0.0) * total, total * (1 - 2**-52))
-    return torch.searchsorted(cumulative, target[:, None], right=True)[:, 0], total
+    found = torch.searchsorted(cumulative, target[:, None], right=True)[:, 0]
+    return found.clamp_(max=cumulative.shape[-1] - 1), total  # NaN is nowhere
 
 
 def _nucleus(scaled: torch.Tensor, top_p: float) -> torch.Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import groupby
 from typing import Any
+from weakref import proxy
 
 import torch
 from transformers import Cache, DynamicCache
@@ -18,7 +19,7 @@ class Forward:
     name, banded, floor = "transformers", False, FLOOR
 
     def __init__(self, model: Any) -> None:
-        self.model = model
+        self.model = proxy(model)  # a model that nobody else holds may go
         text = model.config.get_text_config()
         kinds = getattr(text, "layer_types", None) or []
         self.window = getattr(text, "sliding_window", None) if getattr(text, "use_sliding_window", True) else None
