@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import copy
 import gc
+import os
 import re
+import subprocess
+import sys
 import weakref
 from collections.abc import Iterator
 from pathlib import Path
@@ -33,9 +36,11 @@ SMALL = {"vocab_size": VOCABULARY, "hidden_size": 64, "intermediate_size": 96, "
 GPT = {"vocab_size": VOCABULARY, "bos_token_id": 1, "eos_token_id": 2}
 WINDOW = {"sliding_window": 24}
 LAYERS = {"layer_types": ["sliding_attention", "full_attention"]}
+ODD = {"hidden_size": 100, "intermediate_size": 77, "num_attention_heads": 5, "num_key_value_heads": 1}
 MODELS: dict[str, tuple[Any, Any, dict[str, Any], bool]] = {  # class, config, settings, whether the lean path takes it
     "llama": (tf.LlamaForCausalLM, tf.LlamaConfig, SMALL, True),
     "llama, tied": (tf.LlamaForCausalLM, tf.LlamaConfig, {**SMALL, "tie_word_embeddings": True}, True),
+    "llama, odd sizes": (tf.LlamaForCausalLM, tf.LlamaConfig, {**SMALL, **ODD}, True),
     "qwen2": (tf.Qwen2ForCausalLM, tf.Qwen2Config, SMALL, True),
     "qwen3": (tf.Qwen3ForCausalLM, tf.Qwen3Config, SMALL, True),
     "mistral": (tf.MistralForCausalLM, tf.MistralConfig, {**SMALL, "sliding_window": None}, True),
@@ -296,6 +301,30 @@ def test_batches_hold_every_sample_once_and_enough_of_them_for_every_worker() ->
     assert all(sum(map(len, b)) <= _batches.BATCH_SLOTS for b in batches)
     wide = _batches.plan(asked([5] * 40, 50, Sampling(50, 1.0, max_tokens=8)), 256, workers=2)
     assert len(wide) >= 4
+
+
+def test_kernels_are_used_where_they_fit_and_missed_aloud_where_they_must_be_used(tmp_path: Path) -> None:
+    """A compiler that fails is no compiler; whoever insists on kernels is told what it said."""
+    broken = tmp_path / "c++"
+    broken.write_text("#!/bin/sh\necho cannot compile anything >&2\nexit 1\n")
+    broken.chmod(0o755)
+    code = """
+import sys
+from selftaught.engines.torch_engine import TorchEngine
+from selftaught.errors import ModelError
+for kernels in ("auto", False, True):
+    engine = TorchEngine(TorchEngine.Options(processes=1, kernels=kernels))
+    try:
+        facts = engine.describe(engine.open(sys.argv[1]))
+        print(facts["kernels"], facts["sampler"])
+    except ModelError as error:
+        print(error)
+"""
+    asked = [sys.executable, "-W", "ignore", "-c", code, str(tiny.checkpoint(tmp_path / "model"))]
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "CXX": str(broken)}
+    said = subprocess.run(asked, env=env, capture_output=True, text=True, check=True).stdout.splitlines()
+    assert said[:2] == ["False torch", "False torch"]
+    assert "cannot compile anything" in said[2] and "engine.kernels=false" in said[3]
 
 
 def test_as_many_slots_as_have_room_in_what_is_free() -> None:

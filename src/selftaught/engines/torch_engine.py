@@ -87,8 +87,8 @@ class TorchEngine:
             "threads": self._threads(),
             "processes": self._processes(checkpoint),
             "max_rows": self._slots(checkpoint),
-            "kernels": self._kernels(),
-            "sampler": _sample.decoder(model, self._kernels()).name,
+            "kernels": self._kernels(checkpoint),
+            "sampler": _sample.decoder(model, self._kernels(checkpoint)).name,
             "autocast": self._autocast(),
             **self.tokens(checkpoint).facts(),
             "torch": torch.__version__,
@@ -136,13 +136,16 @@ class TorchEngine:
         context, cost = self.tokens(checkpoint).context, _cost(checkpoint.model)
         return _batches.seats(requests, context, cost, free, self._slots(checkpoint))
 
-    def _kernels(self) -> bool:
-        """Whether compiled kernels are used. Raises ModelError where they must be and cannot."""
+    def _kernels(self, checkpoint: Checkpoint) -> bool:
+        """Whether compiled kernels may be used, which run on one thread. Raises ModelError where they must be and
+        cannot."""
         from selftaught.engines import _native
 
-        if self.options.kernels is True:
+        if self.options.kernels == "auto":
+            return self._tiny(checkpoint) and _native.available()
+        if self.options.kernels:
             _native.library()
-        return self.options.kernels is not False and _native.available()
+        return self.options.kernels
 
     def _autocast(self) -> bool:
         import torch
@@ -188,7 +191,7 @@ class TorchEngine:
             else:
                 model, tokens = self._model(checkpoint), self.tokens(checkpoint)
                 results = _sample.run(
-                    model, tokens, some, batches, self._room, most=most, kernels=self._kernels(), stop=stop,
+                    model, tokens, some, batches, self._room, most=most, kernels=self._kernels(checkpoint), stop=stop,
                     progress=progress,
                 )  # fmt: skip
             for part, found in results:
@@ -206,7 +209,7 @@ class TorchEngine:
         """Batches over worker processes of one thread each. Which worker runs a batch does not change its result."""
         if self._pool is None:
             self._pool = Pool(self._processes(checkpoint), self.options.patience, self._tell)
-        served = Served(checkpoint, self._dtype(checkpoint), self.options.prompt, most, self._kernels())
+        served = Served(checkpoint, self._dtype(checkpoint), self.options.prompt, most, self._kernels(checkpoint))
         done, total = 0, sum(len(r.seeds) for r in requests)
         for finished in self._pool.run(served, requests, batches, stop):
             done += sum(len(part) for part, _ in finished)
@@ -271,3 +274,5 @@ def _check_room(requests: Sequence[Request], tokens: Any) -> None:
                 f"A prompt of {len(request.prompt_ids)} tokens leaves no room in a context of {context}.",
                 hint="Shorten the question, or use a model with a longer context.",
             )
+        if not request.prompt_ids or request.sampling.max_tokens < 1:
+            raise ValueError("a request has a prompt of one token at least, and asks for one at least")
