@@ -16,7 +16,6 @@ os.environ["OMP_NUM_THREADS"] = "1"  # before torch, for the thread that generat
 
 import argparse
 import json
-import resource
 import statistics
 import subprocess
 import sys
@@ -183,6 +182,9 @@ class Bench:
                 setting = self.settings[name]
                 found = speed(settings[setting], models[setting.partition(",")[0]], work)
                 self.speeds.setdefault(name, []).append(found)
+        self.weigh()
+
+    def weigh(self) -> None:
         for name in self.settings:
             self.megabytes[name] = memory(self.case, self.size, name, self.settings[name])
 
@@ -243,7 +245,7 @@ def speed(sampler: Sampler, model: Any, work: Work) -> float:
 
 
 def memory(case: str, size: str, name: str, setting: str) -> int:
-    """Megabytes that a process of its own takes at most, all told."""
+    """Megabytes that a process of its own takes at most, all told. Only Linux says."""
     asked = [sys.executable, __file__, "--alone", json.dumps([case, size, name, setting])]
     said = subprocess.run(asked, capture_output=True, text=True, check=True).stdout
     return int(said.strip().splitlines()[-1])
@@ -251,7 +253,8 @@ def memory(case: str, size: str, name: str, setting: str) -> int:
 
 def alone(case: str, size: str, name: str, setting: str) -> None:
     speed(peers(case)[name][setting], load(size, setting.partition(",")[0]), workload(case, size))
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+    said = Path("/proc/self/status").read_text()  # what getrusage says, a child has from its parent
+    print(int(said.partition("VmHWM:")[2].split()[0]) // 1024)
 
 
 def main() -> None:
