@@ -33,6 +33,7 @@ from transformers.generation import ContinuousBatchingConfig
 
 from selftaught.engines import _batches, _folders, _load, _sample
 from selftaught.engines._memory import Room
+from selftaught.engines._native import available
 from selftaught.engines._pool import SAMPLES
 from selftaught.engines.base import Request
 from selftaught.types import Checkpoint, Sampling
@@ -87,7 +88,7 @@ def ours(kernels: bool) -> Sampler:
                  for i, (p, n) in enumerate(zip(work.prompts, work.lengths, strict=True))]  # fmt: skip
         parts = _batches.plan(asked, work.slots)
         made = _sample.run(model, Tokens(), asked, parts, Room(*SAMPLES, lambda *a, **k: None), most=work.slots,
-                           kernels=kernels)  # fmt: skip
+                           kernels=available() if kernels else "")  # fmt: skip
         found = {part.request: len(some[0].ids) for part, some in made}
         assert [found[i] for i in range(len(asked))] == work.lengths
 

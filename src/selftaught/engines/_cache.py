@@ -10,7 +10,14 @@ import torch
 
 FLOOR = 4  # rows below which a matrix library sums in another order, so that a row alone would differ
 STEP = 16  # lengths are rounded up to a multiple of it
+SPLIT = (192, 384)  # widths between which sums over a width are split in two halves, whose edge moves with it
 Band = tuple[int, int, int]  # rows first..last-1 attend to at most so many positions
+
+
+def padded(length: int) -> int:
+    """The width that a length is rounded up to: sums over widths of this kind come out the same, whatever the width."""
+    width = -(-length // STEP) * STEP
+    return SPLIT[1] if SPLIT[0] < width < SPLIT[1] else width
 
 
 class Slots:
@@ -20,7 +27,7 @@ class Slots:
     """
 
     def __init__(self, count: int, width: int, turned: bool = False) -> None:
-        self.count, self.width, self.turned = count, -(-width // STEP) * STEP, turned
+        self.count, self.width, self.turned = count, padded(width), turned
         self.keys: list[torch.Tensor] = []
         self.values: list[torch.Tensor] = []
 

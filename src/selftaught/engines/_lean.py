@@ -8,6 +8,7 @@ gives the same logits here as through its own forward; everything else goes thro
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import groupby
 from typing import Any, TypeVar
 
 import torch
@@ -101,13 +102,11 @@ class Lean:
     # ------------------------------------------------------------ prompts
 
     def together(self, prompts: Sequence[tuple[int, ...]]) -> list[list[int]]:
-        return [list(range(len(prompts)))]
+        """Neighbours that are padded to one width: at another, attention sums what stands before in another order."""
+        return [list(group) for _, group in groupby(range(len(prompts)), key=lambda i: -(-len(prompts[i]) // STEP))]
 
     def read(self, prompts: Sequence[tuple[int, ...]]) -> Read:
-        """Whole prompts at once, padded on the right, where nothing before it can see the padding.
-
-        They are padded to a multiple of ``STEP``: for other lengths attention sums what stands before in another order.
-        """
+        """Whole prompts at once, padded on the right to a multiple of ``STEP``, where nothing before can see it."""
         lengths = torch.tensor([len(p) for p in prompts], device=self.embed.device)
         longest = -(-max(map(len, prompts)) // STEP) * STEP
         ids = torch.zeros(len(prompts), longest, dtype=torch.long, device=self.embed.device)

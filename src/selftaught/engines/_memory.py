@@ -35,14 +35,19 @@ def first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
-def free_bytes(device: str) -> int:
+def free_bytes(device: str, group: str = "/sys/fs/cgroup") -> int:
     """Bytes that may still be taken: of the GPU; of this machine, or the control group that the process is held in."""
     if device == "cuda":
-        return int(sys.modules["torch"].cuda.mem_get_info()[0])
+        cuda = sys.modules["torch"].cuda
+        return int(cuda.mem_get_info()[0] + cuda.memory_reserved() - cuda.memory_allocated())
     said = _read("/proc/meminfo").partition("MemAvailable:")[2].split()
     free = int(said[0]) * 1024 if said else UNKNOWN
-    most, used = _read("/sys/fs/cgroup/memory.max"), _read("/sys/fs/cgroup/memory.current")
-    return max(0, min(free, int(most) - int(used))) if most.strip().isdigit() and used.strip().isdigit() else free
+    most, used = _read(f"{group}/memory.max").strip(), _read(f"{group}/memory.current").strip()
+    if not (most.isdigit() and used.isdigit()):
+        return free
+    words = (line.split() for line in _read(f"{group}/memory.stat").splitlines())
+    files = sum(int(n) for name, n in words if name in ("inactive_file", "active_file"))  # given back when asked for
+    return max(0, min(free, int(most) - int(used) + files))
 
 
 def _read(path: str) -> str:

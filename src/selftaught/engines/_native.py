@@ -1,22 +1,20 @@
 """Llama-like models on one CPU thread through kernels of our own (``kernels/decode.cpp``), in float32.
 
-Built on first use by the compiler that is at hand, for the processor that is at hand, and kept in the user's cache.
-Nothing needs them: without a compiler the same model goes through ``_lean``. What they give is held against the model's
-own logits before they are used.
+Built on first use by the compiler that is at hand, for the processor that is at hand. Nothing needs them: without a
+compiler the same model goes through ``_lean``. What they give is held against the model's own logits before they are
+used.
 """
 
 from __future__ import annotations
 
+import atexit
 import ctypes
-import hashlib
 import importlib.resources
 import os
-import platform
 import shutil
 import subprocess
 import tempfile
 from collections.abc import Sequence
-from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -28,7 +26,6 @@ from torch.nn import functional
 from selftaught.engines._cache import STEP, Band, Read
 from selftaught.engines._lean import Lean, lean
 from selftaught.errors import ModelError
-from selftaught.store import publish_folder
 
 SOURCE = "decode.cpp"
 FLAGS = ("-O3", "-march=native", "-std=c++17", "-fno-math-errno", "-fno-trapping-math", "-fPIC", "-shared")
@@ -63,59 +60,40 @@ class _Step(ctypes.Structure):
 
 
 @lru_cache(maxsize=1)
-def library() -> Any:
-    """The kernels, built if they are not yet. Raises ModelError that says why they cannot be."""
+def built() -> str:
+    """The path of the kernels, built for this process and its workers. Raises ModelError that says why they cannot be.
+
+    In a folder that nobody else can write to, gone when the process ends: a second is less than a cache would ask for.
+    """
     compiler = next((c for c in (os.environ.get("CXX"), "c++", "g++", "clang++") if c and shutil.which(c)), None)
-    if compiler is None:
+    if compiler is None or os.name != "posix":
         raise ModelError("The sampler's kernels need a C++ compiler, and there is none on the PATH.", hint=WITHOUT)
     source = (importlib.resources.files("selftaught.engines") / "kernels" / SOURCE).read_text(encoding="utf-8")
     try:
-        return _bound(ctypes.CDLL(str(_built(compiler, source))))
+        folder = Path(tempfile.mkdtemp(prefix="selftaught-kernels-"))
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
+        written, made = folder / SOURCE, str(folder / "decode.so")
+        written.write_text(source, encoding="utf-8")
+        subprocess.run([compiler, *FLAGS, str(written), "-o", made], capture_output=True, check=True, timeout=SECONDS)
+        library(made)
     except (OSError, subprocess.SubprocessError) as error:
         said = getattr(error, "stderr", None) or str(error).encode()
         told = said.decode(errors="replace").strip().splitlines() or [type(error).__name__]
         raise ModelError(f"{compiler} could not build the sampler's kernels: {told[0]}", hint=WITHOUT) from error
+    return made
+
+
+def available() -> str:
+    """``built``, or "" where it cannot be."""
+    try:
+        return built()
+    except ModelError:
+        return ""
 
 
 @lru_cache(maxsize=1)
-def available() -> bool:
-    try:
-        return library() is not None
-    except ModelError:
-        return False
-
-
-def _built(compiler: str, source: str) -> Path:
-    """The shared library of this source, compiler and processor."""
-    version = subprocess.run([compiler, "--version"], capture_output=True, check=True, timeout=SECONDS).stdout
-    made_of = hashlib.sha256(repr((source, FLAGS, version, _processor())).encode()).hexdigest()[:24]
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "selftaught" / "kernels"
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    found = folder / made_of / "decode.so"
-    if not (found.is_file() and found.stat().st_uid == os.getuid()):
-        with tempfile.TemporaryDirectory(dir=folder) as here:
-            made = Path(here) / made_of / found.name
-            written = made.with_name(SOURCE)
-            made.parent.mkdir()
-            written.write_text(source, encoding="utf-8")
-            subprocess.run(
-                [compiler, *FLAGS, str(written), "-o", str(made)], capture_output=True, check=True, timeout=SECONDS
-            )
-            with suppress(OSError):  # whoever else built it meanwhile built the same
-                publish_folder(made.parent, found.parent)
-    return found
-
-
-def _processor() -> str:
-    """What decides which instructions may be used; two machines may share a home."""
-    try:
-        said = Path("/proc/cpuinfo").read_text(encoding="utf-8")
-        return "\n".join(sorted({line for line in said.splitlines() if line.startswith(("flags", "model name"))}))
-    except OSError:
-        return f"{platform.machine()} {platform.processor()} {platform.node()}"
-
-
-def _bound(found: Any) -> Any:
+def library(path: str) -> Any:
+    found = ctypes.CDLL(path)
     found.step.argtypes, found.step.restype = [Pointer, Pointer], None
     found.floats_needed.argtypes, found.floats_needed.restype = [Pointer, Count, Count], Count
     found.panel.restype = found.lanes.restype = Count
@@ -229,15 +207,17 @@ def _addresses(tensors: dict[str, torch.Tensor]) -> dict[str, int]:
 
 
 @torch.inference_mode()
-def native(model: Any) -> Native | None:
+def native(model: Any, path: str) -> Native | None:
     """``model`` as a ``Native``, if it is of the family, in float32 on a CPU, and the kernels give its logits."""
-    fits = model.dtype == torch.float32 and model.device.type == "cpu" and available()
-    return lean(model, lambda found: Native(found, library()) if _plain(found) else None) if fits else None
+    if model.dtype != torch.float32 or model.device.type != "cpu":
+        return None
+    kernels = library(path)
+    return lean(model, lambda found: Native(found, kernels) if _plain(found, kernels) else None)
 
 
-def _plain(model: Any) -> bool:
+def _plain(model: Any, kernels: Any) -> bool:
     config = model.config
     size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     biased = any(getattr(x, "bias", None) is not None for layer in model.model.layers
                  for x in (layer.self_attn.o_proj, layer.mlp.gate_proj, layer.mlp.down_proj))  # fmt: skip
-    return size % library().lanes() == 0 and not biased
+    return size % kernels.lanes() == 0 and not biased

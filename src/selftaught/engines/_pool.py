@@ -44,7 +44,7 @@ class Served:
     dtype: str
     prompt: PromptConfig
     slots: int
-    kernels: bool
+    kernels: str
 
 
 @dataclass(frozen=True)

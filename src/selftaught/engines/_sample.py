@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from selftaught.engines._batches import Part
-from selftaught.engines._cache import STEP, Band, Read
+from selftaught.engines._cache import Band, Read, padded
 from selftaught.engines._draw import draw, uniforms
 from selftaught.engines._forward import Forward
 from selftaught.engines._guide import Guides, hold_open
@@ -53,15 +53,15 @@ class Decoder(Protocol):
     def step(self, slots: Any, ids: torch.Tensor, positions: torch.Tensor, bands: Sequence[Band]) -> torch.Tensor: ...
 
 
-_decoders: WeakKeyDictionary[Any, dict[bool, Decoder]] = WeakKeyDictionary()
+_decoders: WeakKeyDictionary[Any, dict[str, Decoder]] = WeakKeyDictionary()
 
 
 @torch.inference_mode()
-def decoder(model: Any, kernels: bool = True) -> Decoder:
-    """The fastest that gives the model's own logits, compiled kernels among them or not."""
+def decoder(model: Any, kernels: str = "") -> Decoder:
+    """The fastest that gives the model's own logits; compiled ``kernels`` among them where their path is given."""
     known = _decoders.setdefault(model, {})
     if kernels not in known:
-        known[kernels] = (native(model) if kernels else None) or lean(model) or Forward(model)
+        known[kernels] = (native(model, kernels) if kernels else None) or lean(model) or Forward(model)
     return known[kernels]
 
 
@@ -94,6 +94,7 @@ class _Batch:
         order = sorted(range(len(parts)), key=self.number.__getitem__)
         self.queue = deque((k, i) for k in order for i in range(len(parts[k])))
         self.to_read = _chunks(self.decoder, list(numbers), count)
+        self.stop: StopToken = never
         self.read: Read | None = None
         self.read_first = 0
         self.live = min(count, len(self.queue))
@@ -106,6 +107,7 @@ class _Batch:
 
     def run(self, stop: StopToken) -> Iterator[tuple[Part, list[Completion]]]:
         """Parts as they finish, the samples of each in order."""
+        self.stop = stop
         self._fill(np.arange(self.live))
         steps = 0
         while self.live or self.whole:
@@ -143,6 +145,8 @@ class _Batch:
     def _prompts(self) -> tuple[Read, int]:
         """The prompts that were read and hold that of the next row in the queue, and the number of the first."""
         while self.read is None or self.number[self.queue[0][0]] >= self.read_first + self.read.size:
+            if self.stop():
+                raise Stopped
             self.read_first += self.read.size if self.read else 0
             self.read = self.decoder.read(next(self.to_read))
         return self.read, self.read_first
@@ -193,7 +197,7 @@ class _Batch:
 
     def _width(self, positions: np.ndarray[Any, Any]) -> int:
         """Positions that the longest of these rows attends to, in steps."""
-        return min(int(self.slots.width), (int(positions.max()) + STEP) // STEP * STEP)
+        return min(int(self.slots.width), padded(int(positions.max()) + 1))
 
     def _take(self, rows: np.ndarray[Any, Any], logits: torch.Tensor) -> np.ndarray[Any, Any]:
         """Draw one token for each of ``rows``, note it, and return the rows that ended with it."""
@@ -266,7 +270,7 @@ def sample_batch(
     parts: Sequence[Part],
     count: int,
     *,
-    kernels: bool = True,
+    kernels: str = "",
     stop: StopToken = never,
 ) -> Iterator[tuple[Part, list[Completion]]]:
     """One planned batch over ``count`` slots, part by part as they finish. Prompts must leave room in the context; the
@@ -282,7 +286,7 @@ def sample(
     room: Room,
     *,
     most: int,
-    kernels: bool,
+    kernels: str,
     stop: StopToken = never,
 ) -> Iterator[tuple[Part, list[Completion]]]:
     """One planned batch over as many slots as fit into memory, part by part as they finish."""
@@ -318,7 +322,7 @@ def run(
     room: Room,
     *,
     most: int,
-    kernels: bool,
+    kernels: str,
     stop: StopToken = never,
     progress: Progress = quiet,
 ) -> Iterator[tuple[Part, list[Completion]]]:

@@ -1,14 +1,15 @@
 """Log-probabilities of given texts, in batches of like lengths.
 
 On CPU a text's figures do not depend on the texts beside it, bit for bit: matrix products give a row the same bits
-whatever the number of rows from 4 on, and attention and sums do where widths are multiples of ``WIDTH_STEP``, so widths
-are padded up to these (docs/LOG.md). Padding stands on the right, where a causal model does not look, so none of it is
-masked.
+whatever the number of rows from 4 on, and a text is read at the width of its own length, rounded up to
+``WIDTH_STEP``, beside others of that width alone (docs/LOG.md). Padding stands on the right, where a causal model does
+not look, so none of it is masked.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import groupby
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ import torch
 from selftaught.engines._memory import Room
 from selftaught.engines.base import StopToken, never
 from selftaught.errors import Stopped
+from selftaught.store import chunks
 
 TOKENS = 2048  # read at once, padding included
 LOGIT_BYTES = 1 << 28  # and fewer where their logits in float32 would be larger; one text is read at any size
@@ -39,12 +41,10 @@ def score(
 
 
 def batches(lengths: Sequence[int], tokens: int) -> Iterator[list[int]]:
-    """Indices of about ``tokens`` tokens at once with their padding, longest first."""
-    left = sorted(range(len(lengths)), key=lambda i: -lengths[i])
-    while left:
-        rows = max(1, tokens // padded(lengths[left[0]]))
-        yield left[:rows]
-        left = left[rows:]
+    """Indices of texts that are padded to one width, about ``tokens`` at once with their padding, longest first."""
+    order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
+    for width, group in groupby(order, key=lambda i: padded(lengths[i])):
+        yield from map(list, chunks(list(group), max(1, tokens // width)))
 
 
 def padded(tokens: int) -> int:

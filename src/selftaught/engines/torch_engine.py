@@ -76,8 +76,6 @@ class TorchEngine:
         import torch
         import transformers
 
-        from selftaught.engines import _sample
-
         model = self._model(checkpoint)
         return {
             "architecture": type(model).__name__,
@@ -87,8 +85,8 @@ class TorchEngine:
             "threads": self._threads(),
             "processes": self._processes(checkpoint),
             "max_rows": self._slots(checkpoint),
-            "kernels": self._kernels(checkpoint),
-            "sampler": _sample.decoder(model, self._kernels(checkpoint)).name,
+            "kernels": self._sampler(checkpoint) == "kernels",
+            "sampler": self._sampler(checkpoint),
             "autocast": self._autocast(),
             **self.tokens(checkpoint).facts(),
             "torch": torch.__version__,
@@ -136,16 +134,26 @@ class TorchEngine:
         context, cost = self.tokens(checkpoint).context, _cost(checkpoint.model)
         return _batches.seats(requests, context, cost, free, self._slots(checkpoint))
 
-    def _kernels(self, checkpoint: Checkpoint) -> bool:
-        """Whether compiled kernels may be used, which run on one thread. Raises ModelError where they must be and
-        cannot."""
+    def _kernels(self, checkpoint: Checkpoint) -> str:
+        """The path of compiled kernels where they may be used, else "". Raises ModelError where they must be and cannot
+        be built. They run on one thread, so "auto" leaves large models to torch."""
         from selftaught.engines import _native
 
         if self.options.kernels == "auto":
-            return self._tiny(checkpoint) and _native.available()
-        if self.options.kernels:
-            _native.library()
-        return self.options.kernels
+            return _native.available() if self._tiny(checkpoint) else ""
+        return _native.built() if self.options.kernels else ""
+
+    def _sampler(self, checkpoint: Checkpoint) -> str:
+        """The path that samples from a checkpoint. Raises ModelError where kernels must be used and do not fit it."""
+        from selftaught.engines import _sample
+
+        name = _sample.decoder(self._model(checkpoint), self._kernels(checkpoint)).name
+        if self.options.kernels is True and name != "kernels":
+            raise ModelError(
+                "engine.kernels is true, and this model is none for them.",
+                hint="They need a Llama-like model in float32 on a CPU. engine.kernels=auto does without them.",
+            )
+        return name
 
     def _autocast(self) -> bool:
         import torch
@@ -159,6 +167,7 @@ class TorchEngine:
 
         torch.set_num_threads(self._threads())
         if checkpoint.digest not in self._loaded:
+            self._loaded = {}  # the one goes before the other comes
             self._loaded = {checkpoint.digest: _load.load_model(checkpoint, self._dtype(checkpoint), self.device)}
         return self._loaded[checkpoint.digest]
 
@@ -179,7 +188,15 @@ class TorchEngine:
 
     def _parts(self, requests: Sequence[Request], stop: StopToken, progress: Progress) -> Iterator[Any]:
         """Planned batches, on worker processes where that pays; requests of one call may name several checkpoints."""
+        import torch
+
         from selftaught.engines import _batches, _sample
+
+        total = sum(len(r.seeds) for r in requests)
+        before = 0
+
+        def along(done: int, _: int, unit: str) -> None:
+            progress(before + done, total, unit)
 
         for checkpoint in {r.checkpoint.digest: r.checkpoint for r in requests}.values():
             mine = [i for i, r in enumerate(requests) if r.checkpoint.digest == checkpoint.digest]
@@ -187,15 +204,18 @@ class TorchEngine:
             most, workers = self._seats(checkpoint, some), self._processes(checkpoint)
             batches = _batches.plan(some, most, workers)
             if workers > 1 and sum(len(r.seeds) for r in some) >= 2 * _batches.MIN_ROWS:
-                results = self._spread(checkpoint, some, batches, most, stop, progress)
+                results = self._spread(checkpoint, some, batches, most, stop, along)
             else:
                 model, tokens = self._model(checkpoint), self.tokens(checkpoint)
+                if workers > 1:
+                    torch.set_num_threads(1)  # as a worker has, so that few samples get the same bits as many
                 results = _sample.run(
                     model, tokens, some, batches, self._room, most=most, kernels=self._kernels(checkpoint), stop=stop,
-                    progress=progress,
+                    progress=along,
                 )  # fmt: skip
             for part, found in results:
                 yield _batches.Part(mine[part.request], part.first, part.last), found
+            before += sum(len(r.seeds) for r in some)
 
     def _spread(
         self,
