@@ -63,7 +63,7 @@ bench: bench-framework bench-sampling ## every benchmark (benchmarks/)
 bench-framework: venv ## what a run costs besides its model: the sums recipe three times (about five minutes)
 	$(BIN)/python benchmarks/framework.py $(ARGS)
 
-bench-sampling: venv ## sampling beside generate and generate_batch, one thread (about an hour; ARGS="--models bundled" for less)
+bench-sampling: venv ## sampling beside generate and generate_batch, one thread (half an hour; ARGS="--models bundled" for less)
 	$(BIN)/python benchmarks/sampling.py $(ARGS)
 
 study-sums: venv ## the study of the sums world; goes on where it stopped (benchmarks/studies/)

@@ -3,7 +3,9 @@
 Cases: ``group`` is what a round does: several samples of each prompt, lengths log-normal (mean 63, most 256 tokens; of
 the larger model 46 and 192), known to nobody before. ``fixed`` is 64 tokens behind 32 for 1, 16, 64 and 256 rows.
 Peers run at the best of the settings listed in ``peers``, found by one trial each before anything is measured; then all
-take turns. "sorted" means that rows were put in the order of their lengths first, which only an oracle can do.
+take turns. "sorted" means that rows were put in the order of their lengths first, which only an oracle can do. Speeds
+are tokens per CPU second of the process, so that other work on the machine counts for less. ``selftaught`` gives
+log-probabilities of its samples as well; peers do not.
 
     make bench-sampling              prints a table and writes benchmarks/results/sampling.json
 """
@@ -190,9 +192,7 @@ class Bench:
             self.megabytes[name] = memory(self.case, self.size, name, self.settings[name])
 
     def table(self) -> list[str]:
-        lines = [
-            f"{self.case}, {self.size}: tokens per second, median of {self.repeats} (least to most); times; memory"
-        ]
+        lines = [f"{self.case}, {self.size}: tokens per CPU second, median of {self.repeats} (least to most); memory"]
         for name, speeds in self.speeds.items():
             ratios = [f"{self.ratio(mine, name):.1f} ({low:.1f}-{high:.1f})"
                       for mine in ("selftaught, kernels", "selftaught, torch") if not name.startswith("selftaught")
