@@ -19,6 +19,7 @@ import torch
 import transformers as tf
 
 import tiny
+from selftaught.config import Recipe
 from selftaught.engines import _batches, _draw, _sample
 from selftaught.engines._forward import Forward
 from selftaught.engines._lean import Lean, lean
@@ -27,6 +28,7 @@ from selftaught.engines._native import Native, available
 from selftaught.engines.base import Completion, Request
 from selftaught.engines.torch_engine import TorchEngine
 from selftaught.errors import ModelError, Stopped
+from selftaught.loop import engine_to_ask
 from selftaught.types import Checkpoint, Guide, Sampling
 
 VOCABULARY, CONTEXT = 211, 96
@@ -386,3 +388,11 @@ def test_the_engine_says_how_many_rows_it_samples_at_once(tmp_path: Path) -> Non
     checkpoint = engine.open(str(tiny.checkpoint(tmp_path / "model")))
     assert engine._slots(checkpoint) == (64 if engine.device == "cpu" else 256)
     assert TorchEngine(TorchEngine.Options(max_rows=7))._slots(checkpoint) == 7
+
+
+def test_a_run_made_with_kernels_can_be_asked_where_they_cannot_be_built() -> None:
+    made_with = {"name": "torch_engine", "kernels": True, "threads": 1}
+    others = {"method": {"name": "self_consistency"}, "tasks": {"name": "world_sums"}}
+    recipe = Recipe.model_validate({"engine": made_with, **others})
+    engine: Any = engine_to_ask(recipe)
+    assert engine.options.kernels == "auto" and engine.options.threads == 1

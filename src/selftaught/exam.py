@@ -166,7 +166,7 @@ def _claim(record: ledger.RunRecord, suite: TaskSet) -> PrimaryConfig:
 
 
 def _reports(record: ledger.RunRecord, suite: TaskSet, metric: str, engine: Engine | None) -> tuple[Report, Report]:
-    engine = engine or loop.make_engine(record.recipe)
+    engine = engine or loop.engine_to_ask(record.recipe)
     try:
         models = loop.models(record, engine)
         method, tokens = load.make("methods", record.recipe.method), engine.tokens(models[0])

@@ -76,6 +76,14 @@ def make_engine(recipe: Recipe) -> Engine:
     return engine
 
 
+def engine_to_ask(recipe: Recipe) -> Engine:
+    """The engine for a run's models after the run, maybe on another machine: with kernels where they can be built."""
+    member = recipe.engine
+    if member.options.get("kernels") is True:
+        recipe = recipe.model_copy(update={"engine": member.model_copy(update={"kernels": "auto"})})
+    return make_engine(recipe)
+
+
 def plan(recipe: Recipe, engine: Engine | None = None, stop: StopToken = never) -> Plan:
     """Settle a recipe without running it. Raises what a run would raise about its model, data or recipe."""
     method = load.make("methods", recipe.method)
@@ -288,7 +296,7 @@ def ask(folder: Path, question: str, engine: Engine | None = None) -> tuple[str,
     Raises RunError when there is no candidate and ModelError when the question does not fit into the context.
     """
     record = ledger.read_run(folder)
-    engine = engine or make_engine(record.recipe)
+    engine = engine or engine_to_ask(record.recipe)
     try:
         parent, candidate = models(record, engine)
         method = load.make("methods", record.recipe.method)
