@@ -19,7 +19,7 @@ from selftaught.engines.base import Completion, Request
 from selftaught.engines.endpoint import Endpoint
 from selftaught.errors import EndpointError, IntegrityError, RecipeError, Stopped
 from selftaught.replies import Replies
-from selftaught.types import Sampling
+from selftaught.types import Guide, Sampling
 from serving import FakeServer, serving
 
 KEY = "sk-very-secret"
@@ -62,6 +62,24 @@ def test_a_request_says_what_is_wanted_and_nothing_unusual() -> None:
              "top_p": 1.0, "seed": 0}  # fmt: skip
     assert server.asked == [plain, plain | {"stop": ["\n"], "top_k": 5}]
     assert server.keys == [None, None]
+
+
+@pytest.mark.parametrize("asked", [{"guide": Guide("regex", "[0-9]+")}, {"min_tokens": 3}])
+def test_what_servers_do_not_do_alike_is_refused_before_anything_is_sent(asked: dict[str, Any]) -> None:
+    with serving() as server:
+        with pytest.raises(RecipeError, match="no guide and no min_tokens"):
+            answers(endpoint(server), **asked)
+        assert not server.asked
+
+
+def test_an_answer_is_read_behind_the_thoughts_that_a_server_sends_along() -> None:
+    tokens = endpoint("http://localhost:1/v1").tokens(endpoint("http://localhost:1/v1").open())
+    assert tokens.said((), "<think>2 or 3?</think> 3") == " 3"
+    assert tokens.said((), "[THINK]2[/THINK]3") == "3" and tokens.said((), "just 3") == "just 3"
+    assert tokens.said((), "<think>2 or") is None, "it never answered"
+    assert tokens.thought((), tuple(b"<think>2</think>3")) == len("<think>2</think>")
+    off = endpoint("http://localhost:1/v1", prompt={"think": "off"})
+    assert off.tokens(off.open()).said((), "<think>2") == "<think>2"
 
 
 def test_a_sample_depends_on_its_own_seed_alone() -> None:

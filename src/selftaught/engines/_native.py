@@ -83,8 +83,9 @@ def built() -> str:
     return made
 
 
+@lru_cache(maxsize=1)
 def available() -> str:
-    """``built``, or "" where it cannot be."""
+    """``built``, or "" where it cannot be; tried once."""
     try:
         return built()
     except ModelError:
@@ -147,9 +148,6 @@ class Rows:
         self.prompts[a], self.home[a], self.home[b] = self.prompts[b], self.home[b], self.home[a]
         for new, old in zip(a.tolist(), b.tolist(), strict=True):
             self.held[new] = self.held[old]
-
-    def permute(self, order: torch.Tensor, width: int) -> None:
-        raise NotImplementedError("rows of any length stand well beside each other")
 
 
 # ---------------------------------------------------------------- the decoder

@@ -72,7 +72,14 @@ class _Batch:
     """Rows being sampled. Slots 0 .. ``live`` - 1 are taken; arrays hold what each of them is about."""
 
     def __init__(
-        self, decoder: Decoder, model: Any, tokens: Any, requests: Sequence[Request], parts: Sequence[Part], count: int
+        self,
+        decoder: Decoder,
+        model: Any,
+        tokens: Any,
+        requests: Sequence[Request],
+        parts: Sequence[Part],
+        count: int,
+        stop: StopToken,
     ) -> None:
         self.decoder, self.device = decoder, model.device
         self.requests, self.parts, self.tokens = requests, parts, tokens
@@ -94,7 +101,7 @@ class _Batch:
         order = sorted(range(len(parts)), key=self.number.__getitem__)
         self.queue = deque((k, i) for k in order for i in range(len(parts[k])))
         self.to_read = _chunks(self.decoder, list(numbers), count)
-        self.stop: StopToken = never
+        self.stop = stop
         self.read: Read | None = None
         self.read_first = 0
         self.live = min(count, len(self.queue))
@@ -105,13 +112,12 @@ class _Batch:
         self.ids = np.zeros((self.slots.count, most), dtype=np.int64)
         self.logprobs = np.zeros((self.slots.count, most))
 
-    def run(self, stop: StopToken) -> Iterator[tuple[Part, list[Completion]]]:
+    def run(self) -> Iterator[tuple[Part, list[Completion]]]:
         """Parts as they finish, the samples of each in order."""
-        self.stop = stop
         self._fill(np.arange(self.live))
         steps = 0
         while self.live or self.whole:
-            if stop():
+            if self.stop():
                 raise Stopped
             for k in self.whole:
                 yield self.parts[k], [c for _, c in sorted(self.done[k].items())]
@@ -234,22 +240,21 @@ class _Batch:
 
     def _masked(self, rows: np.ndarray[Any, Any], logits: torch.Tensor, early: np.ndarray[Any, Any]) -> torch.Tensor:
         """Logits [len(rows), V] with -inf where a guide or ``min_tokens`` allows no token."""
-        if self.sampling.guide is None:
-            return self._held_open(logits, early)
-        if self.guides is None:
-            ends = frozenset(self.ends.tolist())
-            self.guides = Guides(self.tokens, self.sampling.guide, ends, logits.shape[1], self.slots.count)
-        for row in rows[self.drawn[rows] == 0]:
-            self.guides.reset(int(self.text[row]))
-        allowed = hold_open(self.guides.allowed(self.text[rows].tolist()), self.ends.tolist(), torch.from_numpy(early))
+        if self.sampling.guide is None and not (early.any() and len(self.ends)):
+            return logits
+        allowed = hold_open(self._allowed(rows, logits.shape[1]), self.ends.tolist(), torch.from_numpy(early))
         return logits.masked_fill(~allowed.to(logits.device), -torch.inf)
 
-    def _held_open(self, logits: torch.Tensor, early: np.ndarray[Any, Any]) -> torch.Tensor:
-        if not early.any() or not len(self.ends):
-            return logits
-        ends = torch.zeros(logits.shape[1], dtype=torch.bool)
-        ends[self.ends] = True
-        return logits.masked_fill((torch.from_numpy(early)[:, None] & ends).to(logits.device), -torch.inf)
+    def _allowed(self, rows: np.ndarray[Any, Any], width: int) -> torch.Tensor:
+        """What the guide allows, bool [len(rows), width]; without one, all."""
+        if self.sampling.guide is None:
+            return torch.ones(len(rows), width, dtype=torch.bool)
+        if self.guides is None:
+            ends = frozenset(self.ends.tolist())
+            self.guides = Guides(self.tokens, self.sampling.guide, ends, width, self.slots.count)
+        for row in rows[self.drawn[rows] == 0]:
+            self.guides.reset(int(self.text[row]))
+        return self.guides.allowed(self.text[rows].tolist())
 
     def _tensor(self, array: np.ndarray[Any, Any]) -> torch.Tensor:
         return torch.from_numpy(np.ascontiguousarray(array)).to(self.device)
@@ -275,7 +280,7 @@ def sample_batch(
 ) -> Iterator[tuple[Part, list[Completion]]]:
     """One planned batch over ``count`` slots, part by part as they finish. Prompts must leave room in the context; the
     caller checks that."""
-    yield from _Batch(decoder(model, kernels), model, tokens, requests, parts, count).run(stop)
+    yield from _Batch(decoder(model, kernels), model, tokens, requests, parts, count, stop).run()
 
 
 def sample(

@@ -129,6 +129,8 @@ class Endpoint:
     ) -> Iterator[tuple[int, list[Completion]]]:
         """See base.Generates. A request that failed has completions with ``error``. Raises EndpointError when
         ``give_up`` of them failed in a row, or all, or where any other would fail as well."""
+        if any(r.sampling.guide is not None or r.sampling.min_tokens for r in requests):
+            raise RecipeError("A server is asked for no guide and no min_tokens.", hint="Sample with a local model.")
         slots: dict[int, list[Completion | None]] = {i: [None] * len(r.seeds) for i, r in enumerate(requests)}
         total = sum(map(len, slots.values()))
         asked = done = row = 0
@@ -206,8 +208,6 @@ class Endpoint:
         self, number: int, request: Request, model: str, client: Client, put: Callable[[Answered | Told], None]
     ) -> None:
         """All samples of a request, ``n`` at a time; where the server gives fewer, it is asked for the others."""
-        if request.sampling.guide is not None or request.sampling.min_tokens:
-            raise RecipeError("A server is asked for no guide and no min_tokens.", hint="Sample with a local model.")
         first, seeds = 0, request.seeds
         while first < len(seeds):
             ask = self._ask(request, model, seeds[first : first + self.options.n])
