@@ -331,7 +331,7 @@ def test_batches_hold_every_sample_once_and_enough_of_them_for_every_worker() ->
 def test_kernels_are_used_where_they_fit_and_missed_aloud_where_they_must_be_used(tmp_path: Path) -> None:
     """A compiler that fails is no compiler; whoever insists on kernels is told what it said."""
     broken = tmp_path / "c++"
-    broken.write_text("#!/bin/sh\necho cannot compile anything >&2\nexit 1\n")
+    broken.write_text(f"#!/bin/sh\necho tried >> {tmp_path}/log\necho cannot compile anything >&2\nexit 1\n")
     broken.chmod(0o755)
     code = """
 import sys
@@ -349,6 +349,7 @@ for kernels in ("auto", False, True):
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "CXX": str(broken)}
     said = subprocess.run(asked, env=env, capture_output=True, text=True, check=True).stdout.splitlines()
     assert said[:2] == ["False torch", "False torch"]
+    assert len((tmp_path / "log").read_text().split()) == 2, "once for auto, and once for who insists"
     assert "cannot compile anything" in said[2] and "engine.kernels=false" in said[3]
 
 
