@@ -133,6 +133,19 @@ class Task:
 
 
 @dataclass(frozen=True)
+class Document:
+    """A text that a model may come to know. ``id`` is the ``group`` of the tasks that ask about it.
+
+    ``oracle`` restates it as somebody would who knows what will be asked; only a generated world has that.
+    """
+
+    id: str
+    text: str
+    title: str = ""
+    oracle: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Rollout:
     """One attempt at a task. A failure is a value: ``error`` says why ("truncated", "context"), and the row stays."""
 

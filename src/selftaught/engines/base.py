@@ -72,6 +72,7 @@ class TuneJob:
     lora_rank: int
     lora_alpha: int
     seed: int
+    lora_targets: tuple[str, ...] = ()  # linear layers ("q_proj"); none: all but the head (PEFT: all-linear)
 
 
 @dataclass(frozen=True)
@@ -81,6 +82,37 @@ class Tuned:
     losses: tuple[float, ...]
     tokens: int
     grad_norms: tuple[float, ...] = field(default=())
+
+
+@dataclass(frozen=True)
+class TrialJob:
+    """A throw-away adapter: trained from ``job.parent`` as ``job`` says (kind "lora"), then asked. Without batches it
+    is the parent itself that is asked.
+
+    ``prompts`` are answered, one completion each, by ``sampling`` (whose ``n`` is 1) with the seed beside it. ``golds``
+    are completion ids, one per prompt, whose log-probabilities are wanted; none at all where they are not. ``keep`` is
+    an empty folder for the adapter, in PEFT's format, where it is not to be thrown away.
+    """
+
+    job: TuneJob
+    prompts: Sequence[tuple[int, ...]]
+    sampling: Sampling
+    seeds: Sequence[int]
+    golds: Sequence[tuple[int, ...]] = ()
+    keep: Path | None = None
+
+
+@dataclass(frozen=True)
+class Trialled:
+    """What came of a TrialJob: how training went, a completion per prompt, natural-log probabilities per gold id.
+
+    ``error`` says why there are no completions: training left the numbers. It costs this job alone.
+    """
+
+    tuned: Tuned
+    completions: tuple[Completion, ...] = ()
+    logprobs: tuple[tuple[float, ...], ...] = ()
+    error: str | None = None
 
 
 class Tokens(Protocol):
@@ -146,7 +178,19 @@ class Tunes(Protocol):
         ...
 
 
-class Engine(Generates, Scores, Tunes, Protocol):
+class Tries(Protocol):
+    def trials(
+        self, jobs: Sequence[TrialJob], *, stop: StopToken = never, progress: Progress = quiet
+    ) -> Iterator[tuple[int, Trialled]]:
+        """Many throw-away adapters, trained and asked together; (index of the job, result) as they finish.
+
+        A job's result is the same alone and among any others. ``progress`` counts jobs. One that leaves the numbers is
+        a Trialled with an ``error``; jobs may differ in parent, rank, layers, rate and length.
+        """
+        ...
+
+
+class Engine(Generates, Scores, Tunes, Tries, Protocol):
     """Everything the loop needs of a local model.
 
     ``notice`` may be set by whoever keeps a journal. What it hears changes no result; facts are plain JSON values.

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from selftaught.types import Message, Task, digest
+from selftaught.types import Document, Message, Task, digest
 
 Parse = Callable[[str], str | None]
 Judge = Callable[[Task, str], float]
@@ -35,6 +35,7 @@ class TaskSet:
     ``train`` tasks keep the answers they came with; the bench removes them before a method sees a task. ``dev`` and
     ``vault`` are the primary suite's two holdouts (labelled). ``guards`` are further labelled suites that must not get
     worse.
+    ``documents`` are the texts that tasks ask about, by the group of those tasks; those without a task are trained on.
     ``notes`` say what was found, dropped and why, in words for a person.
     """
 
@@ -45,6 +46,7 @@ class TaskSet:
     checkers: Mapping[str, Checker]
     notes: tuple[str, ...] = ()
     test: tuple[Task, ...] = ()  # a third holdout, opened once, after all rounds and runs
+    documents: Mapping[str, Document] = field(default_factory=dict)
 
     @property
     def vault_digest(self) -> str:
