@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from selftaught.config import Recipe, apply_overrides, parse_recipe, read_recipe, read_yaml, to_yaml
+from selftaught.config import Recipe, apply_overrides, parse_recipe, read_recipe, to_yaml
 from selftaught.errors import RecipeError
+from selftaught.strict_yaml import read_yaml
 
 ROOT = Path(__file__).parents[1]
 PLAIN = """

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +13,29 @@ from selftaught import people
 from selftaught.config import RolesConfig
 from selftaught.engines.base import Engine, StopToken
 from selftaught.errors import IntegrityError
-from selftaught.methods.base import Group
+from selftaught.methods.base import Group, Trial
 from selftaught.roles import STUDENT, Role, retokenised
 from selftaught.rollout import TRUNCATED, rollout
-from selftaught.rows import read_rows, write_rows
+from selftaught.rows import read_rows, write_report, write_rows
 from selftaught.stopping import heeding
 from selftaught.store import Store, chunks
-from selftaught.tasks.base import Checker, Held, TaskSet, without_answers, wording
-from selftaught.types import Checkpoint, Question, Rollout, Sampling, Task, Verdict, digest, groups_of
+from selftaught.tasks.base import NO_CHECKER, Checker, Held, TaskSet, without_answers, wording
+from selftaught.trial import Tryer
+from selftaught.types import (
+    Checkpoint,
+    Document,
+    Metric,
+    Question,
+    Report,
+    Rollout,
+    Sampling,
+    Task,
+    Tried,
+    Verdict,
+    as_json,
+    digest,
+    groups_of,
+)
 from selftaught.view import View
 
 CHUNK_SAMPLES = 6000  # samples in one unit: what a kill can cost, and what a progress bar moves by
@@ -38,9 +55,11 @@ class RunBench:
         view: View,
         stop: StopToken,
         roles: Mapping[str, Role] = {},
+        tryer: Tryer | None = None,
     ) -> None:
         self.seed = seed
         self.tasks = without_answers(tasks.train)
+        self.documents: Mapping[str, Document] = {d.id: d for d in tasks.documents.values() if d.split == "train"}
         self.tokens = engine.tokens(parent)
         self.counts: Counter[str] = Counter()
         self.labels_read = False  # gold answers are given away nowhere; an answer that a person gave is a label
@@ -48,7 +67,8 @@ class RunBench:
         self._roles = {name: role.beside(parent) for name, role in roles.items()}
         self._heldout = Held(t.prompt for t in heldout(tasks))
         self._place, self._view, self._stop = place, view, stop
-        self._calls = self._asks = 0
+        self._tryer = tryer
+        self._calls = self._asks = self._tried = 0
 
     def checker(self, task: Task) -> Checker:
         return self._source.checkers[task.checker]
@@ -107,6 +127,38 @@ class RunBench:
         self.labels_read = True
         return people.ask(self._store, place, [Question(t.id, "answer", t.question, "", why) for t in tasks])
 
+    def trials(self, trials: Sequence[Trial]) -> list[tuple[Tried, ...]]:
+        """Throw-away adapters on the frozen parent; a finished one is never run again."""
+        assert self._tryer is not None, "a bench without a tryer"
+        tryer, place = self._tryer, f"{self._place}/trials/{self._tried:02d}"
+        self._tried += 1
+        given = {t.id: t for t in self._source.train}
+        asked = [replace(t, questions=tuple(given.get(q.id, q) for q in t.questions)) for t in trials]
+        self._refuse_heldout(list({q.id: q for t in asked for q in t.questions}.values()))
+        self.labels_read = self.labels_read or any(q.id in given for t in asked for q in t.questions)
+
+        def make(out: Path) -> Mapping[str, Any]:
+            rows = tryer.run(self._parent, asked)
+            write_rows(out / "rows.parquet", Tried, [r for some in rows for r in some])
+            return {"trials": len({t.id for t in asked}), "questions": sum(map(len, rows))}
+
+        key = digest(self._parent.digest, self.seed, tryer.key, [t.id for t in asked])
+        unit = self._store.unit("trials", key, place, make)
+        rows = iter(read_rows(unit.folder / "rows.parquet", Tried))
+        return [tuple(islice(rows, len(t.questions))) for t in asked]
+
+    def record(self, name: str, metrics: Mapping[str, Metric], verdicts: Sequence[Verdict] = ()) -> None:
+        """A unit with ``report.json`` and ``verdicts.parquet``."""
+        report = Report("trial", name, self._parent.digest, "train", metrics)
+
+        def make(out: Path) -> Mapping[str, Any]:
+            write_report(out / "report.json", report)
+            write_rows(out / "verdicts.parquet", Verdict, verdicts)
+            return {"name": name, **{what: round(m.value, 6) for what, m in metrics.items()}}
+
+        key = digest(as_json(report), [as_json(v) for v in verdicts])
+        self._store.unit("findings", key, f"{self._place}/findings/{name}", make)
+
     def _refuse_heldout(self, tasks: Sequence[Task]) -> None:
         shown = [t for t in tasks if self._heldout.shows(t.prompt)]
         if shown:
@@ -137,7 +189,7 @@ class RunBench:
                 who.tokens,
                 tasks,
                 sampling,
-                self._source.checkers,
+                {**self._source.checkers, "": NO_CHECKER},
                 run_seed=seed,
                 first=first,
                 stop=self._stop,
@@ -164,3 +216,9 @@ class RunBench:
 def heldout(tasks: TaskSet) -> tuple[Task, ...]:
     """Every question that judges: dev, vault, test and guards."""
     return (*tasks.dev, *tasks.vault, *tasks.test, *(t for suite in tasks.guards.values() for t in suite))
+
+
+def heldout_documents(tasks: TaskSet) -> tuple[Task, ...]:
+    """The texts that nothing is learned from, as tasks."""
+    held = (d for d in tasks.documents.values() if d.split != "train")
+    return tuple(Task(({"role": "user", "content": d.text},), split=d.split, form="document") for d in held)

@@ -8,19 +8,19 @@ from __future__ import annotations
 
 import copy
 import difflib
-import re
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from selftaught.errors import RecipeError
+from selftaught.strict_yaml import read_yaml, write_yaml
 from selftaught.types import digest
 
 ENGINE = "torch_engine"  # where a recipe names none
 REAL_SHARE = 0.1  # of real text, where a recipe names some: Shumailov et al. 2024 (docs/RECIPES.md)
+Control = Literal["base", "passage", "in_context", "retrieval", "editor", "oracle", "random_edits"]
 Marker = Annotated[str, Field(min_length=1)]  # of thoughts
 
 
@@ -121,6 +121,23 @@ class TrainConfig(Section):
         return self
 
 
+class TrialConfig(Section):
+    """A throw-away adapter: how it learns (LoRA, AdamW) and how it is asked. Defaults: SEAL (arXiv 2506.10943, B.2)."""
+
+    lora_rank: int = Field(default=32, ge=1)
+    lora_alpha: int = Field(default=64, ge=1)
+    lora_targets: tuple[str, ...] = ("q_proj", "v_proj")  # []: all linear layers
+    lr: float = Field(default=1e-3, gt=0)
+    epochs: int = Field(default=10, ge=1)
+    batch: int = Field(default=1, ge=1)  # texts in an optimizer step
+    min_lr_share: float = Field(default=0.0, ge=0, le=1)  # where the cosine ends
+    clip: float = Field(default=1.0, gt=0)
+    weight_decay: float = Field(default=0.0, ge=0)
+    max_tokens: int = Field(default=64, ge=1)  # of an answer
+    stop: tuple[str, ...] = ("\n",)  # ends an answer
+    seeds: int = Field(default=1, ge=1)  # adapters per edit where a model is judged
+
+
 class GuardConfig(Section):
     """Non-inferiority: the candidate may lose at most ``margin`` on this suite (of texts: nats per token)."""
 
@@ -133,14 +150,20 @@ class PrimaryConfig(Section):
 
     ``accuracy``: right or wrong by the checker. ``score``: the mean of what the checker's function returns. ``loglik``:
     natural-log probability per token of the gold answer, with nothing sampled.
+
+    ``protocol``: "direct" asks the model. "adapt" lets it write an edit of each held-out document, trains a throw-away
+    adapter on that, and asks the adapter, without the document.
     """
 
+    protocol: Literal["direct", "adapt"] = "direct"
     metric: Literal["accuracy", "score", "loglik"] = "accuracy"
     direction: Literal["up", "down"] = "up"
     test: Literal["auto", "mcnemar", "sign_flip", "bootstrap"] = "auto"
 
     @model_validator(mode="after")
     def _fits(self) -> PrimaryConfig:
+        if self.protocol == "adapt" and self.metric == "score":
+            raise ValueError("an adapter is asked for accuracy or loglik, not for a score")
         if self.test == "mcnemar" and self.metric != "accuracy":
             raise ValueError(
                 f"mcnemar counts right and wrong, which {self.metric} has not; take sign_flip or bootstrap"
@@ -154,6 +177,7 @@ class GateConfig(Section):
     looks: int = Field(default=3, ge=1)  # K looks at a vault, each at alpha / K
     min_gain: float = Field(default=0.05, gt=0)  # of the metric; a holdout too small to show it ends "unproven"
     guards: list[GuardConfig] | Literal["auto"] = "auto"  # auto: every suite the tasks bring, and the text guards
+    controls: tuple[Control, ...] = ()  # with protocol adapt: what else the adapters of dev's documents learn from
     text: str | None = None  # a file of real text for the guard "text"; none: the held-out questions as asked
     text_items: int = Field(default=1000, ge=0)  # texts at most in each text guard; 0 switches both off
 
@@ -207,6 +231,7 @@ class Recipe(Section):
     prompt: PromptConfig = PromptConfig()
     curate: CurateConfig = CurateConfig()
     train: TrainConfig = TrainConfig()
+    trial: TrialConfig = TrialConfig()
     gate: GateConfig = GateConfig()
     review: ReviewConfig = ReviewConfig()
     promotion: PromotionConfig = PromotionConfig()
@@ -218,62 +243,6 @@ class Recipe(Section):
     def digest(self) -> str:
         """Names what runs. Values left at their defaults do not count, so a new option does not rename old recipes."""
         return digest(self.model_dump(mode="json", exclude_defaults=True))
-
-
-# ---------------------------------------------------------------- YAML, strictly
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML without aliases and duplicate keys; 1e-5 is a number, only true and false are booleans, a date is text."""
-
-    def compose_node(self, parent: Any, index: Any) -> Any:
-        if self.check_event(yaml.AliasEvent):
-            event = self.peek_event()  # type: ignore[no-untyped-call]
-            raise RecipeError(
-                f"YAML aliases (*name) are refused, line {event.start_mark.line + 1}.", hint="Write the value out."
-            )
-        return super().compose_node(parent, index)
-
-    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-        seen: set[Any] = set()
-        for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)
-            if not isinstance(key, Hashable):
-                raise RecipeError(
-                    f"A key must be a word, line {key_node.start_mark.line + 1}.",
-                    hint="Put text with braces or brackets in quotes.",
-                )
-            if key in seen:
-                raise RecipeError(
-                    f"The key {key!r} stands twice, line {key_node.start_mark.line + 1}.", hint="Keep one of the two."
-                )
-            seen.add(key)
-        return super().construct_mapping(node, deep)
-
-
-class _Dumper(yaml.SafeDumper):
-    """Writes what _Loader reads back as the same values."""
-
-    def ignore_aliases(self, data: Any) -> bool:
-        return True
-
-
-_BOOL, _DATE, _FLOAT = (f"tag:yaml.org,2002:{kind}" for kind in ("bool", "timestamp", "float"))
-_Loader.yaml_implicit_resolvers = {
-    letter: [(tag, pattern) for tag, pattern in pairs if tag not in (_BOOL, _DATE)]
-    for letter, pairs in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
-_Loader.add_implicit_resolver(_BOOL, re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF"))
-_SCIENTIFIC = re.compile(r"^[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+$")
-for _kind in (_Loader, _Dumper):
-    _kind.add_implicit_resolver(_FLOAT, _SCIENTIFIC, list("-+.0123456789"))
-
-
-def read_yaml(text: str, where: str) -> Any:
-    try:
-        return yaml.load(text, Loader=_Loader)
-    except (yaml.YAMLError, ValueError, LookupError, AttributeError, RecursionError) as error:
-        raise RecipeError(f"{where} is not valid YAML: {error}", hint="Mend the line it names.") from error
 
 
 # ---------------------------------------------------------------- overrides and checking
@@ -385,4 +354,4 @@ def read_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
 
 
 def to_yaml(recipe: Recipe) -> str:
-    return str(yaml.dump(recipe.model_dump(mode="json"), Dumper=_Dumper, sort_keys=False, allow_unicode=True))
+    return write_yaml(recipe.model_dump(mode="json"))

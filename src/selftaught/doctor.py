@@ -12,8 +12,9 @@ from pathlib import Path
 from selftaught.config import Member, Recipe
 from selftaught.errors import SelftaughtError
 from selftaught.integrity import Check
-from selftaught.loop import NO_CHECKER, make_engine
+from selftaught.loop import make_engine
 from selftaught.rollout import rollout
+from selftaught.tasks.base import NO_CHECKER
 from selftaught.types import VERSION, Sampling, Task
 
 LIBRARIES = ("torch", "transformers", "peft", "safetensors", "pyarrow", "pydantic")

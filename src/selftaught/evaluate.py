@@ -37,8 +37,8 @@ def answers(
     groups = [t.group for t in tasks]
     metrics = {"accuracy": proportion(right, groups), "finished": proportion(finished, groups)}
     if metric == "score":
-        return _report(suite, checkpoint, tasks, grades, "score", metrics | {"score": mean(grades, groups)})
-    return _report(suite, checkpoint, tasks, right, "share", metrics)
+        return report_of(suite, checkpoint, tasks, grades, "score", metrics | {"score": mean(grades, groups)})
+    return report_of(suite, checkpoint, tasks, right, "share", metrics)
 
 
 def likelihood(
@@ -54,10 +54,10 @@ def likelihood(
             f"{suite}: the probability of {lost} of {len(scores)} texts is not a finite number.",
             hint="The weights are too large for their numbers; lower train.lr.",
         )
-    return _report(suite, checkpoint, texts, scores, "nats", {"loglik": mean(scores, [t.group for t in texts])})
+    return report_of(suite, checkpoint, texts, scores, "nats", {"loglik": mean(scores, [t.group for t in texts])})
 
 
-def _report(
+def report_of(
     suite: str,
     checkpoint: Checkpoint,
     tasks: Sequence[Task],
@@ -65,6 +65,7 @@ def _report(
     unit: str,
     metrics: dict[str, Metric],
 ) -> Report:
+    """A score per task, in task order, with the metrics they make."""
     return Report(
         kind="evaluation",
         name=suite,

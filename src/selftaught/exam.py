@@ -21,6 +21,7 @@ from selftaught.rows import read_rows
 from selftaught.setting import contents
 from selftaught.store import check_files, write_file
 from selftaught.tasks.base import Held, TaskSet
+from selftaught.trial import Tryer
 from selftaught.types import Report, Task, canonical, digest
 
 EVALS = "evals"
@@ -144,7 +145,7 @@ def _ask(
     record: ledger.RunRecord, suite: TaskSet, name: str, known: Mapping[str, int], engine: Engine | None
 ) -> dict[str, Any]:
     claim = _claim(record, suite)
-    before, after = _reports(record, suite, claim.metric, engine)
+    before, after = _reports(record, suite, claim, engine)
     gain = paired.gain(before, after)
     rule = gate.gain_rule("gain", before, after, record.recipe.gate.alpha, claim)
     said = ([m.value, m.low, m.high] for m in (main_metric(before), main_metric(after), gain))
@@ -160,18 +161,23 @@ def _claim(record: ledger.RunRecord, suite: TaskSet) -> PrimaryConfig:
     claim = record.recipe.gate.primary
     if claim.metric == "score" and any(c.score is None for c in suite.checkers.values()):
         claim = PrimaryConfig()
+    if claim.protocol == "adapt" and any(t.group not in suite.documents for t in suite.dev):
+        claim = claim.model_copy(update={"protocol": "direct"})
     if claim.test == "mcnemar" and paired.grouped([t.group for t in suite.dev]):
         claim = claim.model_copy(update={"test": "auto"})
     return claim
 
 
-def _reports(record: ledger.RunRecord, suite: TaskSet, metric: str, engine: Engine | None) -> tuple[Report, Report]:
+def _reports(
+    record: ledger.RunRecord, suite: TaskSet, claim: PrimaryConfig, engine: Engine | None
+) -> tuple[Report, Report]:
     engine = engine or loop.engine_to_ask(record.recipe)
     try:
         models = loop.models(record, engine)
         method, tokens = load.make("methods", record.recipe.method), engine.tokens(models[0])
-        asked = (tokens, method, suite, "exam", suite.dev, metric)
-        before, after = (measure(engine, c, *asked, seed=record.recipe.seed).report for c in models)
+        asked, seed = (tokens, method, suite, "exam", suite.dev, claim.metric), record.recipe.seed
+        tryer = Tryer(engine, tokens, method, suite, record.recipe.trial, seed) if claim.protocol == "adapt" else None
+        before, after = (measure(engine, c, *asked, seed=seed, tryer=tryer).report for c in models)
     finally:
         engine.close()
     return before, after

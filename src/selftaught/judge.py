@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from selftaught import gate, ledger, texts
+from selftaught.adapt import Writer, adapt
 from selftaught.errors import ModelError, NonFiniteError
 from selftaught.evaluate import HOLDOUTS, likelihood, main_metric, unasked
 from selftaught.figures import measure as figure
@@ -20,7 +21,7 @@ from selftaught.measure import measure
 from selftaught.rollout import rollout
 from selftaught.rows import read_rows, write_report, write_rows
 from selftaught.setting import Setting
-from selftaught.tasks.base import Checker
+from selftaught.tasks.base import NO_CHECKER
 from selftaught.types import Checkpoint, Decision, Item, Report, Rollout, Sampling, Task, digest, seed_for
 
 
@@ -43,6 +44,9 @@ class Judge:
         s.stage("evaluate", "before and after on " + ", ".join(asked))
         pairs = {name: self._pair(old, candidate, name, suite) for name, (old, suite) in asked.items()}
         text_pairs = {name: pair for name in s.text_margins if (pair := self._text_pair(name, candidate))}
+        for control in s.recipe.gate.controls:
+            if control != "random_edits":  # which is a candidate of its own: see round.py
+                self.compare(control)
         s.stage("gate")
         guards = {name: (*pairs[name], margin) for name, margin in s.margins.items()}
         guards |= {name: (*pair, s.text_margins[name]) for name, pair in text_pairs.items()}
@@ -50,6 +54,40 @@ class Judge:
         if decision.outcome != "accepted" or not s.tasks.vault:
             return decision
         return self._look(decision, candidate)
+
+    def _adapts(self, suite: str) -> bool:
+        return suite in HOLDOUTS and self.setting.recipe.gate.primary.protocol == "adapt"
+
+    # ------------------------------------------------------------ controls
+
+    def compare(self, control: str, student: Checkpoint | None = None) -> Report:
+        """What dev's adapters reach when they learn something else than the parent's own edits. It decides nothing.
+
+        ``student`` writes edits as the candidate would, for the control that is another candidate.
+        """
+        s = self.setting
+        checkpoint = student or s.base
+        key = digest("control", control, checkpoint.digest, [t.id for t in s.tasks.dev], s.recipe.digest)
+        unit = s.store.unit(
+            "control", key, f"{self.place}/controls/{control}", lambda out: self._control(out, control, checkpoint)
+        )
+        self.labels_read = True
+        found = ledger.read_report(unit.folder / "report.json")
+        s.view.line(_said(control.replace("_", " "), found))
+        return found
+
+    def _control(self, out: Path, control: str, checkpoint: Checkpoint) -> Mapping[str, Any]:
+        s = self.setting
+        writer = Writer(s.engine, checkpoint, s.tokens) if control == "random_edits" else None
+        if control == "editor":
+            role = s.roles["editor"]
+            writer = Writer(role.engine, role.checkpoint, role.tokens)
+        metric = s.recipe.gate.primary.metric
+        found = adapt(s.tryer, checkpoint, "dev", s.tasks.dev, metric, s.recipe.seed, writer, control)
+        write_rows(out / "rows.parquet", Rollout, found.edits)
+        write_rows(out / "items.parquet", Item, found.items)
+        write_report(out / "report.json", found.report)
+        return {"control": control, "suite": "dev", metric: round(main_metric(found.report).value, 6)}
 
     # ------------------------------------------------------------ texts
 
@@ -79,7 +117,7 @@ class Judge:
 
     def _write_unprompted(self, out: Path, sampling: Sampling) -> Mapping[str, Any]:
         s = self.setting
-        task, nobody = Task((), checker="", source="guard"), {"": Checker("", lambda _: None, lambda a, b: False)}
+        task, nobody = Task((), checker="", source="guard"), {"": NO_CHECKER}
         seed = seed_for(s.recipe.seed, "guard", "replay")  # not the texts that are trained on
         rows = rollout(s.engine, s.base, s.tokens, [task], sampling, nobody, run_seed=seed, stop=s.stop,
                        progress=s.view.progress)  # fmt: skip
@@ -162,6 +200,7 @@ class Judge:
                 tasks,
                 metric,
                 seed=s.recipe.seed,
+                tryer=s.tryer if self._adapts(suite) else None,
                 stop=s.stop,
                 progress=s.view.progress,
             )

@@ -39,12 +39,10 @@ from selftaught.setting import prepare as prepare_setting
 from selftaught.settle import settle
 from selftaught.stopping import STOP, heard
 from selftaught.store import Store, began_by, write_file
-from selftaught.tasks.base import Checker, TaskSet, sizes
+from selftaught.tasks.base import NO_CHECKER, TaskSet, sizes
 from selftaught.texts import read_texts
 from selftaught.types import VERSION, Checkpoint, Example, Round, Task
 from selftaught.view import Silent, View
-
-NO_CHECKER = Checker("", parse=lambda text: None, same=lambda a, b: False)
 
 
 @dataclass(frozen=True)

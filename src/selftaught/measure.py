@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from selftaught.adapt import Writer, adapt
 from selftaught.engines.base import Engine, Progress, StopToken, Tokens, never, quiet
 from selftaught.errors import ModelError
 from selftaught.evaluate import answers, items, likelihood, unasked
@@ -12,12 +13,13 @@ from selftaught.methods.base import Method
 from selftaught.rollout import LOOK, rollout
 from selftaught.stopping import heeding
 from selftaught.tasks.base import TaskSet
+from selftaught.trial import Tryer, with_gold
 from selftaught.types import Checkpoint, Item, Report, Rollout, Task
 
 
 @dataclass(frozen=True)
 class Measured:
-    """``rollouts`` are empty where nothing was sampled."""
+    """``rollouts`` are empty where nothing was sampled, and edits of the documents where adapters were asked."""
 
     report: Report
     items: list[Item]
@@ -35,10 +37,17 @@ def measure(
     metric: str = "accuracy",
     *,
     seed: int,
+    tryer: Tryer | None = None,
     stop: StopToken = never,
     progress: Progress = quiet,
 ) -> Measured:
-    """``metric`` as in ``gate.primary``. Raises ModelError where a question with its gold answer does not fit."""
+    """``metric`` as in ``gate.primary``; with a ``tryer``, of adapters that learn what the checkpoint writes: adapt.py.
+
+    Raises ModelError where a question with its gold answer does not fit.
+    """
+    if tryer is not None:
+        adapted = adapt(tryer, checkpoint, suite, tasks, metric, seed, Writer(engine, checkpoint, tokens))
+        return Measured(adapted.report, adapted.items, adapted.edits)
     if metric == "loglik":
         found = likelihood(suite, checkpoint, tasks, _of_gold(engine, checkpoint, tokens, method, tasks, stop))
         return Measured(found, unasked(tasks, found), [])
@@ -68,10 +77,8 @@ def _of_gold(
 
 def _with_gold(task: Task, method: Method, tokens: Tokens) -> tuple[tuple[int, ...], int]:
     """Ids of a question with its gold answer, and how many of them are the answer's."""
-    asked = method.ask(task)
-    prompt = tokens.render(asked.prompt, asked.form)
-    gold = tokens.encode_completion(tokens.lead(prompt) + (task.answer or ""))
-    ids = (*tokens.encode(prompt), *gold)
+    prompt, gold = with_gold(task, method, tokens)
+    ids = (*prompt, *gold)
     if len(ids) > tokens.context:
         raise ModelError(
             f"A question with its gold answer takes {len(ids)} tokens of a context of {tokens.context}:"

@@ -14,10 +14,11 @@ from selftaught.bench import RunBench
 from selftaught.config import Recipe
 from selftaught.engines.base import StopToken, Tokens, never
 from selftaught.errors import DataError
+from selftaught.pieces import opening, pieces
 from selftaught.setting import Setting
 from selftaught.stopping import heeding
 from selftaught.tasks.base import Held
-from selftaught.texts import opening, read_texts
+from selftaught.texts import read_texts
 from selftaught.types import Example, Sampling, Task
 
 LOOK = 16  # texts cut between two looks at the stop token
@@ -59,17 +60,8 @@ def in_pieces(texts: Iterable[Task], tokens: Tokens, recipe: Recipe) -> list[Exa
 
 
 def _pieces(text: Task, tokens: Tokens, most: int) -> list[Example]:
-    """A text as examples of like lengths that fit the context and ``most`` tokens, the end token after the last.
-
-    Each begins as unprompted text does. ``task_id`` names the text, so that filters hold texts against each other and
-    not the pieces of one.
-    """
-    prompt, ids = opening(tokens), tokens.encode_completion(text.question)
-    room = max(1, min(tokens.context, most) - len(prompt))
-    count = max(1, -(-len(ids) // room))  # of a text without a token too: a filter says that it is empty
-    parts = [ids[len(ids) * i // count : len(ids) * (i + 1) // count] for i in range(count)]
-    said = [text.question] if count == 1 else map(tokens.decode, parts)
-    return [Example(prompt, part, words, text.id, source="real") for part, words in zip(parts, said, strict=True)]
+    """``task_id`` names the text, so that filters hold texts against each other and not the pieces of one."""
+    return [Example(*piece, text.id, source="real") for piece in pieces(text.question, tokens, most)]
 
 
 def planned(recipe: Recipe, tokens: Tokens, stop: StopToken = never) -> tuple[float, tuple[str, ...]]:

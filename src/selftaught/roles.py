@@ -60,6 +60,13 @@ def check(recipe: Recipe, method: Method, engine: Engine) -> tuple[str, ...]:
             f"roles.{unused[0]} is set, and {method.name} asks nobody in that role.",
             hint=f"Take it out of the recipe; {method.name} uses: {uses}.",
         )
+    if "editor" in recipe.gate.controls and recipe.roles.editor is None:
+        raise RecipeError("gate.controls has editor, and roles.editor is nobody.", hint="Name a model or a server.")
+    if recipe.budget.minutes is not None and recipe.gate.primary.protocol == "adapt":
+        raise RecipeError(
+            "budget.minutes is planned by the pace of samples and answers, not of adapters.",
+            hint="Set method.passages, trial.seeds and budget.holdout_share by hand.",
+        )
     if recipe.roles.given and recipe.budget.minutes is not None:
         raise RecipeError(
             "budget.minutes is planned by the pace of the student, and other models write here (roles).",

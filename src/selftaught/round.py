@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from selftaught import ledger, load, people
 from selftaught.bench import RunBench
@@ -21,7 +21,7 @@ from selftaught.engines.base import TuneJob
 from selftaught.errors import NonFiniteError
 from selftaught.filters.base import Context
 from selftaught.judge import Judge
-from selftaught.methods.base import Group, Method
+from selftaught.methods.base import Group, Method, Studies
 from selftaught.replay import mixed
 from selftaught.roles import written_by
 from selftaught.rows import read_rows, write_rows
@@ -83,9 +83,11 @@ class Transaction:
             self.view,
             setting.stop,
             setting.roles,
+            setting.tryer,
         )
         self.counts = self.bench.counts
         self.reviewed = self.edited = False
+        self._groups: Sequence[Group] = ()
 
     def run(self) -> Round:
         """From the first stage to the record. Raises Stopped or Waiting at a unit boundary; nothing done is lost."""
@@ -95,6 +97,8 @@ class Transaction:
                 return self._record(None, Decision("nothing to train on", (), self._why_nothing()))
             self.setting.stage("train", f"{len(examples)} examples")
             candidate = self._train(examples)
+            if "random_edits" in self.recipe.gate.controls:
+                self.judge.compare("random_edits", self._train(self._at_random(), "random_edits"))
         except (NonFiniteError, Refused) as error:
             return self._record(None, Decision("rejected", (), str(error).splitlines()[0]))
         return self._record(candidate, self._decide(candidate))
@@ -107,7 +111,7 @@ class Transaction:
         self.view.line(f"  {len(proposed)} questions, {self.method.sampling().n} samples each")
         if said := written_by(self.recipe):
             self.view.line(f"  {said}")
-        groups = self.bench.generate(proposed, self.method.sampling(), role="source")
+        groups = self._groups = self.bench.generate(proposed, self.method.sampling(), role="source")
         self.setting.stage("curate")
         made = list(heeding(self.setting.stop, self.method.harvest(groups, self.bench), LOOK))
         examples = mixed(made, self.setting, self.bench)
@@ -220,7 +224,15 @@ class Transaction:
 
     # ------------------------------------------------------------ train
 
-    def _train(self, examples: Sequence[Example]) -> Checkpoint:
+    def _at_random(self) -> list[Example]:
+        """What a candidate would learn that does not choose; it passes the filters as any other."""
+        made = list(cast(Studies, self.method).at_random(self._groups, self.bench))
+        examples = mixed(made, self.setting, self.bench)
+        asked = {t.id: t for t, _ in self._groups}
+        context = Context(self.recipe.curate, self.setting.heldout, asked)
+        return list(curate(examples, context, self.setting.stop).kept)
+
+    def _train(self, examples: Sequence[Example], name: str = "candidate") -> Checkpoint:
         config = self.recipe.train
         start = self.setting.base if config.start == "base" else self.parent
         pool = self.begin.pool if config.start == "base" else ()
@@ -228,7 +240,7 @@ class Transaction:
         learned = [*own, *(e for e in examples if not e.own)]
         job = make_job(start, learned, config, self.seed)
         key = digest(self.parent.digest, self.recipe.digest, [e.id for e in learned])
-        unit = self.store.unit("candidate", key, f"{self.place}/candidate", lambda out: self._tune(out, job))
+        unit = self.store.unit(name, key, f"{self.place}/{name}", lambda out: self._tune(out, job))
         return ledger.checkpoint(unit.folder, unit.facts, self.setting.base, self.parent)
 
     def _tune(self, out: Path, job: TuneJob) -> Mapping[str, Any]:

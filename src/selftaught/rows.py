@@ -9,7 +9,7 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
-from selftaught.types import Example, Item, Report, Rollout, Task, Verdict, canonical
+from selftaught.types import Document, Example, Item, Report, Rollout, Task, Tried, Verdict, canonical
 
 T = TypeVar("T")
 
@@ -59,6 +59,16 @@ def _columns(cls: type[Any]) -> Any:
             "gold": text,
             "answer": text,
             "score": pa.float64(),
+            "error": text,
+        },
+        Document: {"id": text, "text": text, "title": text, "split": text, "oracle": pa.list_(text)},
+        Tried: {
+            "trial": text,
+            "task_id": text,
+            "answer": text,
+            "text": text,
+            "right": pa.float64(),
+            "loglik": pa.float64(),
             "error": text,
         },
         Verdict: {"subject": text, "by": text, "ok": pa.bool_(), "reason": text, "value": text},

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from selftaught import budget, gate, ledger, load
-from selftaught.bench import heldout
+from selftaught.bench import heldout, heldout_documents
 from selftaught.config import GateConfig, Recipe
 from selftaught.engines.base import Engine, StopToken, Tokens, never
 from selftaught.errors import IntegrityError, RecipeError, RunError, Stopped
@@ -21,7 +21,9 @@ from selftaught.rows import write_rows
 from selftaught.store import Store, file_digest, write_file
 from selftaught.tasks.base import TaskSet, sizes
 from selftaught.texts import TEXT_GUARDS, Texts, read_texts
-from selftaught.types import VERSION, Checkpoint, Task, canonical, digest
+from selftaught.trial import NAME as TRIALS
+from selftaught.trial import Tryer
+from selftaught.types import VERSION, Checkpoint, Document, Task, as_json, canonical, digest
 from selftaught.view import View
 
 
@@ -45,13 +47,14 @@ class Setting:
     real_text: Texts  # of gate.text, held out from what is learned
     train_text: Texts  # of train.real, learned from in every round
     roles: Mapping[str, Role]  # who stands in for the student, where the recipe says so
+    tryer: Tryer
     view: View
     stop: StopToken
 
     @property
     def heldout(self) -> tuple[Task, ...]:
-        """All that nothing learned may overlap: dev, vault, guards and the real text."""
-        return (*heldout(self.whole), *self.real_text)
+        """All that nothing learned may overlap: dev, vault, guards, the documents they ask about, and the real text."""
+        return (*heldout(self.whole), *heldout_documents(self.whole), *self.real_text)
 
     def stage(self, name: str, detail: str = "") -> None:
         """Begin a stage; raises Stopped instead, before what may be long and cannot look."""
@@ -95,6 +98,8 @@ def prepare(store: Store, recipe: Recipe, engine: Engine, whole: TaskSet, view: 
         facts["text"] = digest([t.id for t in held])
     if real:
         facts["real text"] = digest([t.id for t in real])
+    if whole.documents:
+        facts["documents"] = digest([as_json(d) for d in whole.documents.values()])
     roles = open_roles(recipe, engine, store.folder)
     if roles:
         facts["roles"] = {name: role.as_facts() for name, role in roles.items()}
@@ -109,8 +114,9 @@ def prepare(store: Store, recipe: Recipe, engine: Engine, whole: TaskSet, view: 
     }
     write_file(store.folder / "environment.json", canonical(environment) + b"\n")
     texts = text_margins(recipe.gate)
+    tryer = Tryer(engine, tokens, method, whole, recipe.trial, recipe.seed, store.folder / TRIALS, view, stop)
     return Setting(
-        store, recipe, engine, whole, tasks, method, base, tokens, margins, texts, held, real, roles, view, stop
+        store, recipe, engine, whole, tasks, method, base, tokens, margins, texts, held, real, roles, tryer, view, stop
     )
 
 
@@ -143,6 +149,8 @@ def _write_tasks(out: Path, tasks: TaskSet, facts: Mapping[str, Any]) -> Mapping
         write_rows(out / "test.parquet", Task, tasks.test)
     for name, suite in tasks.guards.items():
         write_rows(out / f"guard-{name}.parquet", Task, suite)
+    if tasks.documents:
+        write_rows(out / "documents.parquet", Document, [*tasks.documents.values()])
     return facts
 
 
@@ -172,10 +180,43 @@ def check_claim(config: GateConfig, tasks: TaskSet, method: Method, tokens: Toke
             "gate.primary.metric=score is the mean of what your own function returns, and tasks.checker names none.",
             hint="Write tasks.checker=path/to/file.py:function, or take metric=accuracy.",
         )
-    if config.primary.metric == "loglik":
+    if config.primary.protocol == "adapt":
+        check_adapt(config, tasks, method, judged)
+    elif config.controls:
+        raise RecipeError(
+            "gate.controls are of adapters, and gate.primary.protocol=direct trains none.",
+            hint="Take them out, or take gate.primary.protocol=adapt.",
+        )
+    elif config.primary.metric == "loglik":
         _check_gold(judged)
         check_room(tokens, method, judged, stop)
     _try_functions(tasks, (*judged, *(t for suite in tasks.guards.values() for t in suite)))
+
+
+def check_adapt(config: GateConfig, tasks: TaskSet, method: Method, judged: Sequence[Task]) -> None:
+    """Raises RecipeError where a claim about adapters cannot be put to this method and these questions."""
+    if not hasattr(method, "study"):
+        raise RecipeError(
+            f"gate.primary.protocol=adapt judges who writes edits of documents, and {method.name} writes none.",
+            hint="Take a method that does, or protocol=direct.",
+        )
+    homeless = [t for t in judged if t.group not in tasks.documents]
+    if homeless:
+        raise RecipeError(
+            f"gate.primary.protocol=adapt: {len(homeless)} of {len(judged)} held-out questions are about no document.",
+            hint="Give documents with questions (tasks.name=passages), or take protocol=direct.",
+        )
+    shown = {t.group for t in judged if t.group and tasks.documents[t.group].split == "train"}
+    if shown:
+        raise RecipeError(
+            f"gate.primary.protocol=adapt: {len(shown)} documents of held-out questions are learned from.",
+            hint="Hold the documents out (tasks.hold=documents).",
+        )
+    if "oracle" in config.controls and not all(d.oracle for d in tasks.documents.values()):
+        raise RecipeError(
+            "gate.controls: nobody knows perfect edits of these documents (oracle).",
+            hint="Take it out; only a generated world has them.",
+        )
 
 
 def _check_gold(judged: Sequence[Task]) -> None:

@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from selftaught.engines.base import Tokens
-from selftaught.errors import DataError, ModelError
+from selftaught.errors import DataError
 from selftaught.methods.base import Method
+from selftaught.pieces import opening
 from selftaught.types import Rollout, Task
 
 TEXT_GUARDS = ("replay", "text")
@@ -79,14 +80,6 @@ def replay_as_sequences(rows: Sequence[Rollout]) -> Sequences:
     prompts = ({"role": "user", "content": text} for text in whole)
     tasks = [Task((p,), split="replay", form="document") for p in prompts]
     return [(t, r.prompt_ids + r.completion_ids) for t, r in zip(tasks, whole.values(), strict=True)]
-
-
-def opening(tokens: Tokens) -> tuple[int, ...]:
-    """What text that nobody asked for begins with: the begin token, else the end token; () where there is neither."""
-    try:
-        return tokens.encode("")
-    except ModelError:
-        return ()
 
 
 def can_write_unprompted(tokens: Tokens) -> bool:

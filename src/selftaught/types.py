@@ -136,12 +136,14 @@ class Task:
 class Document:
     """A text that a model may come to know. ``id`` is the ``group`` of the tasks that ask about it.
 
-    ``oracle`` restates it as somebody would who knows what will be asked; only a generated world has that.
+    Only those of the ``split`` "train" are learned from. ``oracle`` restates it as somebody would who knows what will
+    be asked; only a generated world has that.
     """
 
     id: str
     text: str
     title: str = ""
+    split: str = "train"
     oracle: tuple[str, ...] = ()
 
 
@@ -273,6 +275,22 @@ class Item:
     answer: str | None  # as the checker read it
     score: float
     error: str | None = None
+
+
+@dataclass(frozen=True)
+class Tried:
+    """What a throw-away adapter said to one question.
+
+    ``loglik`` is the mean natural-log probability of the gold answer's tokens, the end token among them.
+    """
+
+    trial: str  # id of the trial
+    task_id: str
+    answer: str | None  # as the checker read it
+    text: str
+    right: float  # 1.0 or 0.0
+    loglik: float
+    error: str | None = None  # why the answer does not count: truncated, or training left the numbers
 
 
 @dataclass(frozen=True)

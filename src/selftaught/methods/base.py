@@ -2,14 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Protocol
 
 from selftaught.engines.base import Tokens
 from selftaught.tasks.base import Checker
-from selftaught.types import Example, Rollout, Sampling, Task, Verdict
+from selftaught.types import (
+    Document,
+    Example,
+    Metric,
+    Rollout,
+    Sampling,
+    Task,
+    Tried,
+    Verdict,
+    content_id,
+)
 
 Group = tuple[Task, Sequence[Rollout]]
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A throw-away adapter: it learns ``examples`` on top of the parent and answers ``questions``. Without examples it
+    is the parent that answers. ``seed`` numbers adapters that learn the same.
+    """
+
+    examples: tuple[Example, ...]
+    questions: tuple[Task, ...]
+    seed: int = 0
+
+    @cached_property
+    def id(self) -> str:
+        return content_id("trial", [e.id for e in self.examples], [t.id for t in self.questions], self.seed)
 
 
 class Bench(Protocol):
@@ -20,6 +47,7 @@ class Bench(Protocol):
 
     seed: int
     tasks: tuple[Task, ...]  # training tasks, without answers
+    documents: Mapping[str, Document]  # those that may be learned from, by the ``group`` of their tasks
     tokens: Tokens
 
     def generate(
@@ -41,6 +69,18 @@ class Bench(Protocol):
 
         Raises Waiting while one is missing: the run ends in order, and when it is resumed this call returns them all.
         """
+        ...
+
+    def trials(self, trials: Sequence[Trial]) -> list[tuple[Tried, ...]]:
+        """What each trial's adapter says to its questions, in order; recorded as a use of labels.
+
+        Questions are training tasks (their gold answers judge, unseen) or such as the method brings with an answer of
+        its own. An adapter that leaves the numbers is wrong everywhere and costs nothing else.
+        """
+        ...
+
+    def record(self, name: str, metrics: Mapping[str, Metric], verdicts: Sequence[Verdict] = ()) -> None:
+        """Keep what a method measured about its own data, and its opinions on it, for the record and the report."""
         ...
 
     def checker(self, task: Task) -> Checker: ...
@@ -73,4 +113,24 @@ class Method(Protocol):
 
     def harvest(self, groups: Sequence[Group], bench: Bench) -> Iterable[Example]:
         """All rollouts, grouped by task in the order proposed, to examples in a fixed order."""
+        ...
+
+
+class Studies(Method, Protocol):
+    """A method whose models can be judged by ``gate.primary.protocol: adapt``: edit, adapt, ask."""
+
+    def study(self, document: Document) -> Task:
+        """How a document is put so that a model writes an edit of it."""
+        ...
+
+    def lessons(self, text: str, document: Document, tokens: Tokens) -> tuple[Example, ...]:
+        """What a throw-away adapter learns from one edit of a document; from "", the document alone."""
+        ...
+
+    def at_random(self, groups: Sequence[Group], bench: Bench) -> Iterable[Example]:
+        """As many examples as ``harvest`` gave, of edits drawn at random: a control. Called after it."""
+        ...
+
+    def open_book(self, task: Task, document: Document) -> Task:
+        """A question with a document before it."""
         ...

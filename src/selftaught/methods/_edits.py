@@ -1,0 +1,94 @@
+"""Self-edits: how a model is asked for one, and what an adapter learns from one.
+
+The formats are those of SEAL (Zweiger et al. 2025, arXiv 2506.10943, section 4.1; appendix B of version 2): lists of
+implications of three lengths, rewritings, questions with answers, reasoning before implications, and no instruction at
+all. The wordings are ours.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Literal
+
+from selftaught.engines.base import Tokens
+from selftaught.pieces import pieces
+from selftaught.types import Document, Example
+
+Format = Literal[
+    "implications",
+    "implications_long",
+    "implications_very_long",
+    "rewrite",
+    "self_qa",
+    "chain_of_thought",
+    "none",
+]
+_IMPLICATIONS = "Read the passage and list {how} that follow from it, directly or indirectly, one on each line."
+_HEAD = "{instruction}\n\n{title}\n{text}\n\n{mark}\n"
+INSTRUCTIONS: dict[str, tuple[str, str]] = {  # format -> (instruction, what the edit follows)
+    "implications": (_IMPLICATIONS.format(how="statements"), "Implications:"),
+    "implications_long": (_IMPLICATIONS.format(how="as many statements as you can"), "Implications:"),
+    "implications_very_long": (
+        _IMPLICATIONS.format(how="every statement, with all details, names and numbers, at great length,"),
+        "Implications:",
+    ),
+    "rewrite": ("Rewrite the passage in several different ways, each on a line of its own.", "Rewritten passages:"),
+    "self_qa": (
+        "Write questions that the passage answers, each with its answer, as in: Question 1: ... Answer: ...",
+        "Question 1:",
+    ),
+    "chain_of_thought": (
+        "Think step by step about what the passage says and what follows from it. Then write a line that says"
+        " Implications: and below it one implication on each line.",
+        "Thoughts:",
+    ),
+    "none": ("", ""),
+}
+_NUMBERED_QUESTION = re.compile(r"(?m)^\s*Question\s*\d*\s*:")
+_FIRST = re.compile(r"\s*1[.)]\s")
+
+
+def prompt(form: Format, own: str | None, document: Document) -> str:
+    """The text that an edit follows: ``own`` with {title} and {text} put in, else the format's."""
+    if own is not None:
+        return own.replace("{title}", document.title).replace("{text}", document.text)
+    instruction, mark = INSTRUCTIONS[form]
+    if not instruction:
+        return f"{document.title}\n{document.text}\n"
+    return _HEAD.format(instruction=instruction, title=document.title, text=document.text, mark=mark)
+
+
+def texts(form: Format, edit: str, *, whole: bool) -> list[str]:
+    """The training texts in an edit: its lines (its questions with their answers), or all of it as one.
+
+    A heading before a numbered list goes; of thoughts only what they come to is learned.
+    """
+    if not edit.strip():
+        return []
+    if form == "chain_of_thought":
+        edit = edit.rpartition("Implications:")[2]
+    if whole:
+        return [edit.strip()]
+    if form == "self_qa":
+        numbered = edit if _NUMBERED_QUESTION.match(edit) else f"Question 1: {edit.strip()}"  # it follows that mark
+        starts = [m.start() for m in _NUMBERED_QUESTION.finditer(numbered)]
+        parts = [numbered[a:b] for a, b in pairwise([*starts, len(numbered)])]
+    else:
+        parts = edit.splitlines()
+    lines = [line.strip() for line in parts if line.strip()]
+    return lines[1:] if len(lines) > 1 and not _FIRST.match(lines[0]) and _FIRST.match(lines[1]) else lines
+
+
+def lessons(learned: Sequence[str], title: str, tokens: Tokens) -> tuple[Example, ...]:
+    """Every text as an example of its own, all of whose tokens are learned; what is too long is cut.
+
+    ``title`` stands before each. Texts that stand twice are learned twice.
+    """
+    titled = [f"{title}\n{text}" if title else text for text in learned]
+    return tuple(
+        Example(start, ids, words, source="lesson")
+        for text in titled
+        for start, ids, words in pieces(text, tokens, tokens.context)
+    )

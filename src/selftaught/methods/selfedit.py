@@ -1,0 +1,225 @@
+"""Self-edits on documents: SEAL, "Self-Adapting Language Models" (Zweiger et al. 2025, arXiv 2506.10943).
+
+The model writes k edits of each passage. Each is tried: a throw-away adapter learns it and is asked about the passage
+without seeing it. What helped is what the model learns to write. Judged by ``gate.primary.protocol: adapt``.
+
+Where we depart: padding is never in a loss; an edit is kept only if it beats the model without it on the same
+questions; the model without it answers once per passage; rewards come with their reliability.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from statistics import fmean
+from typing import Literal
+
+import numpy as np
+from pydantic import Field
+
+from selftaught.config import Section
+from selftaught.engines.base import Tokens
+from selftaught.methods import _edits, _rewards
+from selftaught.methods.base import Bench, Group, Trial
+from selftaught.types import Document, Example, Message, Metric, Rollout, Sampling, Task, Tried, Verdict, seed_for
+
+
+class SelfeditOptions(Section):
+    passages: int = Field(default=50, ge=1)  # of a round
+    edits: int = Field(default=5, ge=1)  # k, of each passage
+    seeds: int = Field(default=3, ge=1)  # adapters that try each edit
+    format: _edits.Format = "implications"
+    prompt: str | None = None  # instead of the format's, with {title} and {text}
+    chat: bool = False  # whether the prompt is a user's turn, or text that the model goes on with
+    temperature: float = Field(default=1.0, gt=0)
+    top_p: float = Field(default=0.95, gt=0, le=1)
+    max_tokens: int = Field(default=1024, ge=1)
+    whole: bool = False  # an edit is one training text, or each of its lines is
+    title: bool = True  # stands before every training text
+    passage: bool = True  # the passage is learned too
+    most: int = Field(default=30, ge=1)  # training texts of an edit
+    book: str = "{text}\n\n{question}"  # a question with its passage
+    reward: Literal["accuracy", "loglik"] = "accuracy"
+    halving: bool = False  # after each seed the worse half of a passage's edits is tried no more
+    rule: Literal["rest_em", "group_relative"] = "rest_em"
+    threshold: float = Field(default=0.0, ge=0)  # by how much an edit must beat the model without it
+
+
+@dataclass
+class Edit:
+    """An edit of a document, what an adapter learns from it, and its reward under every seed so far."""
+
+    document: Document
+    rollout: Rollout
+    lessons: tuple[Example, ...]
+    rewards: list[float] = field(default_factory=list)
+
+    @property
+    def reward(self) -> float:
+        return fmean(self.rewards)
+
+
+class Selfedit:
+    Options = SelfeditOptions
+    name = "selfedit"
+    roles = ("source", "editor")
+
+    def __init__(self, options: SelfeditOptions) -> None:
+        self.options = options
+        self._learned: list[Example] = []
+        self._edits: list[Edit] = []
+
+    # ------------------------------------------------------------ asking
+
+    def sampling(self) -> Sampling:
+        o = self.options
+        return Sampling(o.edits, o.temperature, o.top_p, max_tokens=o.max_tokens)
+
+    def most(self) -> tuple[int, int]:
+        return self.options.edits, self.options.edits
+
+    def ask(self, task: Task) -> Task:
+        return task
+
+    def study(self, document: Document) -> Task:
+        text = _edits.prompt(self.options.format, self.options.prompt, document)
+        message: Message = {"role": "user", "content": text}
+        return Task((message,), checker="", group=document.id, form="plain" if self.options.chat else "raw")
+
+    def lessons(self, text: str, document: Document, tokens: Tokens) -> tuple[Example, ...]:
+        o = self.options
+        learned = _edits.texts(o.format, text, whole=o.whole)[: o.most]
+        if o.passage or not learned:
+            learned = [*learned, document.text]
+        return _edits.lessons(learned, document.title if o.title else "", tokens)
+
+    def open_book(self, task: Task, document: Document) -> Task:
+        text = self.options.book.replace("{text}", document.text).replace("{question}", task.question)
+        return replace(task, prompt=(*task.prompt[:-1], {"role": "user", "content": text}))
+
+    def propose(self, bench: Bench) -> Iterable[Task]:
+        asked_about = {t.group for t in bench.tasks}
+        known = sorted(d for d in bench.documents if d in asked_about)
+        bench.note("passages without a question", len(bench.documents) - len(known))
+        rng = random.Random(seed_for(bench.seed, "passages"))
+        chosen = rng.sample(known, min(self.options.passages, len(known)))
+        return [self.study(bench.documents[name]) for name in chosen]
+
+    # ------------------------------------------------------------ rewards
+
+    def harvest(self, groups: Sequence[Group], bench: Bench) -> Iterable[Example]:
+        edits = self._edits = self._usable(groups, bench)
+        questions: dict[str, list[Task]] = {}
+        for task in bench.tasks:
+            questions.setdefault(task.group or "", []).append(task)
+        passages = list({e.document.id: e.document for e in edits})
+        said = bench.trials([Trial((), tuple(questions[p])) for p in passages])
+        base = {p: self._score(rows) for p, rows in zip(passages, said, strict=True)}
+        self._try(edits, questions, bench)
+        weights = self._weights(edits, base)
+        self._record(edits, weights, base, bench)
+        self._learned = [self._example(e, w) for e, w in zip(edits, weights, strict=True) if w]
+        yield from self._learned
+
+    def _usable(self, groups: Sequence[Group], bench: Bench) -> list[Edit]:
+        """Edits that say something; the others are counted by why they do not."""
+        found, lost = list[Edit](), Counter[str]()
+        for task, rollouts in groups:
+            document = bench.documents[task.group or ""]
+            for r in rollouts:
+                said = bench.tokens.said(r.prompt_ids, r.text)
+                text = said.strip() if said is not None else ""
+                if not text:
+                    lost[r.error or "empty"] += 1
+                else:
+                    found.append(Edit(document, r, self.lessons(text, document, bench.tokens)))
+        bench.note("edits", len(found) + lost.total())
+        for why, count in lost.items():
+            bench.note(f"edits without text: {why}", count)
+        return found
+
+    def _try(self, edits: Sequence[Edit], questions: dict[str, list[Task]], bench: Bench) -> None:
+        """Every edit under every seed; with ``halving``, fewer and fewer of each passage."""
+        alive = list(edits)
+        waves = [[k] for k in range(self.options.seeds)] if self.options.halving else [range(self.options.seeds)]
+        for wave in waves:
+            pairs = [(e, k) for e in alive for k in wave]
+            trials = [Trial(e.lessons, tuple(questions[e.document.id]), k) for e, k in pairs]
+            for (edit, _), rows in zip(pairs, bench.trials(trials), strict=True):
+                edit.rewards.append(self._score(rows))
+                bench.note("adapters", 1)
+                bench.note("adapters that left the numbers", int(bool(rows) and all(_lost(r) for r in rows)))
+                bench.note("answers", len(rows))
+                bench.note("empty answers", sum(not r.text.strip() for r in rows))
+            if len(waves) > 1:
+                alive = [g[i] for g in _by_document(alive) for i in _rewards.half([e.reward for e in g])]
+
+    def _score(self, rows: Sequence[Tried]) -> float:
+        return fmean(r.loglik if self.options.reward == "loglik" else r.right for r in rows)
+
+    def _weights(self, edits: Sequence[Edit], base: dict[str, float]) -> list[float]:
+        weights: dict[str, float] = {}
+        for group in _by_document(edits):
+            means = [e.reward for e in group]
+            if self.options.rule == "group_relative":
+                weights |= {e.rollout.id: w for e, w in zip(group, _rewards.relative(means), strict=True)}
+            elif (top := _rewards.best(means, base[group[0].document.id], self.options.threshold)) is not None:
+                weights[group[top].rollout.id] = 1.0
+        return [weights.get(e.rollout.id, 0.0) for e in edits]
+
+    def _example(self, edit: Edit, weight: float) -> Example:
+        r = edit.rollout
+        return Example(r.prompt_ids, r.completion_ids, r.text, r.task_id, weight=weight, source=self.name,
+                       parents=(r.id,))  # fmt: skip
+
+    def at_random(self, groups: Sequence[Group], bench: Bench) -> Iterable[Example]:
+        """One edit at random of as many passages: what learning to write gives, whatever is chosen."""
+        rng = random.Random(seed_for(bench.seed, "random edits"))
+        by_passage = _by_document(self._edits)
+        chosen = [rng.choice(g) for g in rng.sample(by_passage, min(len(self._learned), len(by_passage)))]
+        return [self._example(e, 1.0) for e in chosen]
+
+    # ------------------------------------------------------------ record
+
+    def _record(self, edits: Sequence[Edit], weights: Sequence[float], base: dict[str, float], bench: Bench) -> None:
+        tables = [np.array([e.rewards for e in g if len(e.rewards) == self.options.seeds]) for g in _by_document(edits)]
+        tables = [t for t in tables if t.size]
+        beaten = [e.reward > base[e.document.id] for e in edits]
+        kept = [e.reward for e, w in zip(edits, weights, strict=True) if w > 0]
+        found = {
+            "without an edit": _mean([base[p] for p in base]),
+            "all edits": _mean([e.reward for e in edits]),
+            "learned edits": _mean(kept),
+            "best edit, honestly above the mean": _mean(_rewards.honest_best(tables)),
+            "edits that beat none": _mean([float(b) for b in beaten]),
+            "reliability": _rewards.reliability_of(tables),
+        }
+        said = [
+            Verdict(e.rollout.id, f"reward:{self.options.reward}", w > 0,
+                    f"{len(e.rewards)} adapters; without an edit {base[e.document.id]:.4g}; weight {w:.3g}",
+                    f"{e.reward:.6g}")
+            for e, w in zip(edits, weights, strict=True)
+        ]  # fmt: skip
+        bench.record("rewards", {name: m for name, m in found.items() if m is not None}, said)
+
+
+def _by_document(edits: Sequence[Edit]) -> list[list[Edit]]:
+    found: dict[str, list[Edit]] = {}
+    for e in edits:
+        found.setdefault(e.document.id, []).append(e)
+    return list(found.values())
+
+
+def _lost(row: Tried) -> bool:
+    return row.answer is None and not row.text and row.error is not None
+
+
+def _mean(values: Sequence[float]) -> Metric | None:
+    """With the normal 95 % interval; None of nothing."""
+    if not values:
+        return None
+    error = float(np.std(values, ddof=1)) / len(values) ** 0.5 if len(values) > 1 else 0.0
+    middle = fmean(values)
+    return Metric(middle, len(values), middle - 1.96 * error, middle + 1.96 * error)

@@ -1,0 +1,153 @@
+"""Throw-away adapters: each learns a few examples on top of a checkpoint and is asked questions, many at once.
+
+The bench's trials and the suites that are judged by ``adapt`` come through here. What an adapter said is kept as it
+comes, so that a killed run repeats no finished trial; the file is no part of the chain, which has what became of it.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from selftaught.config import TrialConfig
+from selftaught.engines.base import Completion, StopToken, Tokens, TrialJob, Trialled, Tries, TuneJob, never
+from selftaught.errors import IntegrityError
+from selftaught.methods.base import Method, Trial
+from selftaught.rollout import TRUNCATED, UNFINISHED
+from selftaught.store import append_line, mend, read_lines
+from selftaught.tasks.base import CORRECT_SCORE, TaskSet
+from selftaught.types import Checkpoint, Sampling, Task, Tried, as_json, digest, seed_for
+from selftaught.view import Silent, View
+
+NAME = "trials.jsonl"
+NO_ROOM = "question longer than the context"
+LOST = -20.0  # nats per token: what counts where there is no log-probability, below every real one
+
+
+@dataclass
+class Tryer:
+    """Runs trials of one run. ``path`` is where finished ones are kept; None keeps none."""
+
+    engine: Tries
+    tokens: Tokens
+    method: Method
+    source: TaskSet
+    config: TrialConfig
+    seed: int
+    path: Path | None = None
+    view: View = field(default_factory=Silent)
+    stop: StopToken = never
+
+    def __post_init__(self) -> None:
+        self._known: dict[str, tuple[Tried, ...]] = {}
+        if self.path is not None:
+            mend(self.path)
+            self._known = _read(self.path)
+
+    @property
+    def key(self) -> str:
+        """Names what a trial's outcome depends on, besides the trial and the checkpoint."""
+        return digest(self.seed, self.config.model_dump(mode="json"))
+
+    def run(self, checkpoint: Checkpoint, trials: Sequence[Trial]) -> list[tuple[Tried, ...]]:
+        """What each trial's adapter said to its questions, in order. A trial that stands twice is run once."""
+        keys = [digest(checkpoint.digest, self.key, t.id) for t in trials]
+        new = {key: t for key, t in zip(keys, trials, strict=True) if key not in self._known}
+        jobs = [self._job(checkpoint, trial) for trial in new.values()]
+        names = list(new)
+        for index, done in self.engine.trials(jobs, stop=self.stop, progress=self.view.progress):
+            self._keep(names[index], tuple(self._said(new[names[index]], done)))
+        return [self._known[key] for key in keys]
+
+    def _keep(self, key: str, rows: tuple[Tried, ...]) -> None:
+        self._known[key] = rows
+        if self.path is not None:
+            append_line(self.path, {"trial": key, "rows": [as_json(r) for r in rows]})
+
+    def _job(self, checkpoint: Checkpoint, trial: Trial) -> TrialJob:
+        asked = [pair for t in trial.questions if (pair := self._fitting(t))]
+        return TrialJob(
+            job=tuning(checkpoint, trial, self.config, self.seed),
+            prompts=[prompt for prompt, _ in asked],
+            sampling=Sampling(1, 0.0, max_tokens=self.config.max_tokens, stop=self.config.stop),
+            seeds=[0] * len(asked),  # greedy
+            golds=[gold for _, gold in asked],
+        )
+
+    def _fitting(self, task: Task) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
+        """Prompt and gold answer of a question, if there is room for them."""
+        prompt, gold = with_gold(task, self.method, self.tokens)
+        return (prompt, gold) if len(prompt) + len(gold) <= self.tokens.context else None
+
+    def _said(self, trial: Trial, done: Trialled) -> list[Tried]:
+        if done.error is not None:
+            return [Tried(trial.id, t.id, None, "", 0.0, LOST, done.error) for t in trial.questions]
+        said = zip(done.completions, done.logprobs, strict=True)
+        rows = []
+        for task in trial.questions:
+            pair = self._fitting(task)
+            rows.append(
+                self._graded(trial, task, pair[0], *next(said))
+                if pair
+                else Tried(trial.id, task.id, None, "", 0.0, LOST, NO_ROOM)
+            )
+        return rows
+
+    def _graded(
+        self, trial: Trial, task: Task, prompt: tuple[int, ...], completion: Completion, logprobs: Sequence[float]
+    ) -> Tried:
+        text = self.tokens.decode(completion.ids)
+        said = self.tokens.said(prompt, text)
+        cut = completion.error or (TRUNCATED if completion.finish == "length" else UNFINISHED if said is None else None)
+        answer, score = self.source.grade(task, (said or "").strip())
+        right = float(cut is None and score >= CORRECT_SCORE)
+        return Tried(trial.id, task.id, answer, text, right, sum(logprobs) / len(logprobs), cut)
+
+
+def tuning(parent: Checkpoint, trial: Trial, config: TrialConfig, seed: int) -> TuneJob:
+    """The adapter of a trial: ``epochs`` over its examples, each in an order of its own, ``batch`` of them in a step.
+
+    Adapters of one ``trial.seed`` begin with the same weights, whatever they learn: what they differ in is the text.
+    """
+    rng = random.Random(seed_for(seed, "order", trial.seed, trial.id))
+    batches: list[list[int]] = []
+    for _ in range(config.epochs if trial.examples else 0):
+        order = rng.sample(range(len(trial.examples)), len(trial.examples))
+        batches += [order[i : i + config.batch] for i in range(0, len(order), config.batch)]
+    return TuneJob(
+        parent=parent,
+        examples=trial.examples,
+        batches=batches,
+        kind="lora",
+        lr=config.lr,
+        warmup_steps=0,
+        min_lr_share=config.min_lr_share,
+        clip=config.clip,
+        weight_decay=config.weight_decay,
+        lora_rank=config.lora_rank,
+        lora_alpha=config.lora_alpha,
+        seed=seed_for(seed, "adapter", trial.seed),
+        lora_targets=config.lora_targets,
+    )
+
+
+def with_gold(task: Task, method: Method, tokens: Tokens) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Ids of a question as it is asked, and of its gold answer behind it."""
+    asked = method.ask(task)
+    prompt = tokens.render(asked.prompt, asked.form)
+    return tokens.encode(prompt), tokens.encode_completion(tokens.lead(prompt) + (task.answer or ""))
+
+
+def _read(path: Path) -> dict[str, tuple[Tried, ...]]:
+    found = {}
+    for number, line in enumerate(read_lines(path), start=1):
+        try:
+            found[str(line["trial"])] = tuple(Tried(**row) for row in line["rows"])
+        except (KeyError, TypeError) as error:
+            raise IntegrityError(
+                f"{path}, line {number}: not a trial.",
+                hint="Restore the file, or remove it: what is in no finished unit is tried again.",
+            ) from error
+    return found
