@@ -122,16 +122,15 @@ class Scripted:
                 raise Stopped
             if request.sampling.guide is not None:
                 raise ModelError("The scripted engine follows no guide.", hint="Sample with engine.name=torch_engine.")
-            mind = mind_of(request.checkpoint)
-            yield index, [self._complete(request, mind, seed) for seed in request.seeds]
+            yield index, [self._complete(request, seed) for seed in request.seeds]
             done += len(request.seeds)
             progress(done, total, "samples")
 
-    def _complete(self, request: Request, mind: Mind, seed: int) -> Completion:
+    def _complete(self, request: Request, seed: int, mind: Mind | None = None) -> Completion:
         prompt = ByteTokens(0).decode(request.prompt_ids)
         greedy = request.sampling.temperature == 0
         rng = random.Random(seed_for(0, "greedy", prompt) if greedy else seed)
-        text = _write(prompt, mind, rng) if self.options.answers else "hm"
+        text = _write(prompt, mind or mind_of(request.checkpoint), rng) if self.options.answers else "hm"
         ids = _until(text, request.sampling.stop)
         endless = rng.random() < self.options.truncates
         limit = min(request.sampling.max_tokens, self.options.context - len(request.prompt_ids))
@@ -182,7 +181,7 @@ class Scripted:
         if trial.keep is not None and used:
             mind.write(trial.keep)
         requests = [Request(job.parent, prompt, trial.sampling, ()) for prompt in trial.prompts]
-        completions = (self._complete(r, mind, seed) for r, seed in zip(requests, trial.seeds, strict=True))
+        completions = (self._complete(r, seed, mind) for r, seed in zip(requests, trial.seeds, strict=True))
         golds = zip(trial.prompts, trial.golds, strict=True) if trial.golds else ()
         scores = (tuple(_scores((*prompt, *gold), mind)[-len(gold) :] if gold else ()) for prompt, gold in golds)
         return Trialled(_tuned(job), tuple(completions), tuple(scores))
