@@ -201,11 +201,17 @@ def test_a_path_on_generated_tasks_means_my_file_instead() -> None:
     assert options("tasks", "tasks.path=q.jsonl", "tasks.limit=5") == {"name": "jsonl", "path": "q.jsonl", "limit": 5}
 
 
+def test_a_path_on_a_generated_world_of_documents_means_my_documents_instead() -> None:
+    people = "method: {name: m}\ntasks: {name: world_people, train: 5}\n"
+    assert options("tasks", "tasks.path=papers", text=people) == {"name": "passages", "path": "papers"}
+
+
 def test_a_path_on_tasks_that_have_one_changes_only_the_path() -> None:
     files = "method: {name: m}\ntasks: {name: gsm8k, path: a, limit: 5}\n"
     assert options("tasks", "tasks.path=b", text=files) == {"name": "gsm8k", "path": "b", "limit": 5}
-    waiting = "method: {name: m}\ntasks: {name: jsonl, limit: 5}\n"
-    assert options("tasks", "tasks.path=b", text=waiting) == {"name": "jsonl", "limit": 5, "path": "b"}
+    for name in ("gsm8k", "jsonl", "passages"):
+        waiting = f"method: {{name: m}}\ntasks: {{name: {name}, limit: 5}}\n"
+        assert options("tasks", "tasks.path=b", text=waiting) == {"name": name, "limit": 5, "path": "b"}
 
 
 def test_a_path_with_a_name_goes_to_that_name() -> None:

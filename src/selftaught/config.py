@@ -19,6 +19,7 @@ from selftaught.strict_yaml import read_yaml, write_yaml
 from selftaught.types import digest
 
 ENGINE = "torch_engine"  # where a recipe names none
+INSTEAD = {None: "jsonl", "world_sums": "jsonl", "world_people": "passages"}  # generated tasks -> what reads one's own
 REAL_SHARE = 0.1  # of real text, where a recipe names some: Shumailov et al. 2024 (docs/RECIPES.md)
 Control = Literal["base", "passage", "in_context", "retrieval", "editor", "oracle", "random_edits"]
 Marker = Annotated[str, Field(min_length=1)]  # of thoughts
@@ -252,7 +253,8 @@ def apply_overrides(data: dict[str, Any], overrides: Sequence[str]) -> dict[str,
     """``key.sub=value`` onto a recipe's dictionary; values are YAML scalars or lists.
 
     Naming another member (``tasks.name=...``) drops the old member's options, which the new one would not know;
-    ``tasks.path=FILE`` on a recipe whose tasks are generated means "my file instead", so it does the same.
+    ``tasks.path=FILE`` on a recipe whose tasks are generated means "my file instead", so it does the same, and names
+    the member that reads such files.
     """
     parsed: list[tuple[list[str], Any]] = []
     for item in overrides:
@@ -285,9 +287,9 @@ def _drop_options(data: dict[str, Any], values: Mapping[str, Any]) -> None:
         if name is not None and name != _option(data, section, "name"):
             data[section] = {}
     tasks = data.get("tasks") or {}
-    generated = isinstance(tasks, dict) and not tasks.get("path") and tasks.get("name") != "jsonl"
+    generated = isinstance(tasks, dict) and not tasks.get("path") and tasks.get("name") in [*INSTEAD]
     if "tasks.path" in values and "tasks.name" not in values and generated:
-        data["tasks"] = {"name": "jsonl"}
+        data["tasks"] = {"name": INSTEAD[tasks.get("name")]}
 
 
 def _option(data: Mapping[str, Any], section: str, key: str) -> Any:

@@ -25,6 +25,7 @@ from typing import Any
 
 from selftaught.config import did_you_mean
 from selftaught.errors import RecipeError
+from selftaught.tasks._graders import first_line, same_recall, same_squad, words
 from selftaught.tasks.base import Checker
 from selftaught.types import Task, digest
 
@@ -140,9 +141,15 @@ def parse_exact(text: str) -> str | None:
 
     Closing dots do not count: "The answer is yes." is "Yes" and "yes.".
     """
+    said = _said(text)
+    return _undotted(text if said is None else said) or None
+
+
+def _said(text: str) -> str | None:
+    """What a text marks as its answer, if it does."""
     _, marked, tail = text.rpartition(MARKER)
     stated = None if marked else last_match(_STATED, text)
-    return _undotted(tail if marked else stated[1] if stated else text) or None
+    return tail if marked else stated[1] if stated else None
 
 
 def _undotted(text: str) -> str:
@@ -151,6 +158,12 @@ def _undotted(text: str) -> str:
 
 def same_exact(answer: str, gold: str) -> bool:
     return _undotted(answer) in (_undotted(gold), parse_exact(gold))
+
+
+def parse_words(text: str) -> str | None:
+    """The words of what is marked as the answer, as for ``exact``; else of the first line in which something stands."""
+    said = _said(text)
+    return " ".join(words(first_line(text) if said is None else said)) or None
 
 
 # ---------------------------------------------------------------- choice
@@ -292,6 +305,8 @@ _BUILT_IN: dict[str, Callable[[str | None], Checker]] = {
     "number": lambda _: Checker("number", parse_number, same_number),
     "choice": lambda _: Checker("choice", parse_choice, same_choice),
     "any": lambda _: Checker("any", parse_any, same_any),
+    "squad": lambda _: Checker("squad", parse_words, same_squad),
+    "recall": lambda _: Checker("recall", parse_words, same_recall),
     "regex": _regex,
 }
 NAMES = tuple(_BUILT_IN)

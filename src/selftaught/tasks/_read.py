@@ -1,6 +1,7 @@
-"""Files to rows: JSON lines, a JSON list, CSV, TSV or parquet. Nothing is skipped: one bad line refuses the file.
+"""Files to rows: JSON lines, a JSON list, CSV, TSV or parquet; and files that are one JSON object, or text.
 
-Every fault is a DataError with file, line and counts; sizes are bounded, and nothing compressed or pickled is opened.
+Nothing is skipped: one bad line refuses the file. Every fault is a DataError with file, line and counts; sizes are
+bounded, and nothing compressed or pickled is opened.
 """
 
 from __future__ import annotations
@@ -43,9 +44,7 @@ def read_rows(path: Path) -> tuple[str, list[Row]]:
         kind = _sniff(path)
         rows = _READERS[kind](path)
     except OSError as error:
-        raise DataError(
-            f"{path} cannot be read: {error.strerror or error}.", hint="Check the file and who may read it."
-        ) from error
+        raise _unreadable(path, error) from error
     if not rows:
         raise DataError(f"{path} has no rows.", hint="Put one question per line, for example " + EXAMPLE)
     return kind, rows
@@ -204,6 +203,56 @@ def _read_list(path: Path) -> list[Row]:
             hint=f"Each item must look like {EXAMPLE}",
         )
     return [Row(n, item) for n, item in enumerate(value, start=1)]
+
+
+def read_object(path: Path) -> Mapping[str, Any] | None:
+    """A file that is one JSON object with ``data``, as SQuAD is published; None for any other. Raises DataError."""
+    _require_file(path)
+    try:
+        with path.open("rb") as f:
+            first = f.readline(MAX_LINE + 1).removeprefix(b"\xef\xbb\xbf")
+        if not first.lstrip().startswith(b"{") or _is_record(first):
+            return None
+        _bound(path, path.stat().st_size)
+        value = _record(_parse(_decode(path.read_bytes()).removeprefix("\ufeff")))
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    except ValueError as error:
+        raise DataError(
+            f"{path}: {error}. 0 good entries: a file of one JSON object is all or nothing.",
+            hint="Copy the file again, or write one record per line (.jsonl).",
+        ) from error
+    return value if "data" in value else None
+
+
+def _is_record(line: bytes) -> bool:
+    """Whether a line is a whole JSON object, and not of the kind that holds all others."""
+    try:
+        return "data" not in _record(_parse(_decode(line)))
+    except ValueError:
+        return False
+
+
+def read_text(path: Path) -> str:
+    """A text file, its lines ended by a line feed. Raises DataError, with the line where it is not UTF-8."""
+    _require_file(path)
+    try:
+        _bound(path, path.stat().st_size)
+        data = path.read_bytes()
+        _refuse_binary(path, data[:8192])
+        return data.removeprefix(b"\xef\xbb\xbf").decode().replace("\r\n", "\n").replace("\r", "\n")
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    except UnicodeDecodeError as error:
+        line = error.object.count(b"\n", 0, error.start) + 1
+        raise DataError(
+            f"{path}, line {line}: not UTF-8: byte 0x{error.object[error.start]:02x}.",
+            hint=f"Convert it: iconv -f LATIN1 -t UTF-8 {path} > {path.stem}.utf8{path.suffix}",
+        ) from error
+
+
+def _unreadable(path: Path, error: OSError) -> DataError:
+    return DataError(f"{path} cannot be read: {error.strerror or error}.", hint="Check the file and who may read it.")
 
 
 def _bound(path: Path, size: int, limit: int = MAX_FILE) -> None:

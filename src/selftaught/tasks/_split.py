@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from pydantic import Field, model_validator
 
@@ -56,9 +56,9 @@ def prompt_key(task: Task) -> str:
     return digest("prompt", wording(task.prompt))
 
 
-def unit_key(task: Task) -> str:
-    """Names what must stay together: the task's group, else its prompt."""
-    return digest("group", task.group) if task.group is not None else prompt_key(task)
+def unit_key(task: Task, kin: Mapping[str, str] = {}) -> str:
+    """Names what must stay together: the task's group, or what ``kin`` has for it, else its prompt."""
+    return digest("group", kin.get(task.group, task.group)) if task.group is not None else prompt_key(task)
 
 
 def by_hash(tasks: Iterable[Task], seed: int) -> list[Task]:
@@ -102,14 +102,15 @@ def _cut(units: Sequence[Sequence[Task]], shares: Mapping[str, float]) -> dict[s
     return parts
 
 
-def split(tasks: Sequence[Task], shares: Mapping[str, float], seed: int) -> Split:
+def split(tasks: Sequence[Task], shares: Mapping[str, float], seed: int, kin: Mapping[str, str] = {}) -> Split:
     """Labelled tasks by ``shares`` ({"train": .4, "dev": .2, "vault": .4}, scaled to add up to 1); the rest to train.
 
-    A group with an unlabelled task goes to train as a whole, so that no group crosses. Tasks come out in hash order.
+    A group with an unlabelled task goes to train as a whole, so that no group crosses; groups for which ``kin`` has the
+    same name go together too. Tasks come out in hash order.
     """
     units: dict[str, list[Task]] = defaultdict(list)
     for task in tasks:
-        units[unit_key(task)].append(task)
+        units[unit_key(task, kin)].append(task)
     ordered = [units[key] for key in sorted(units, key=lambda k: digest("split", seed, k))]
     free = [u for u in ordered if all(t.answer is not None for t in u)]
     pinned = [t for u in ordered for t in u if any(other.answer is None for other in u)]
@@ -145,13 +146,14 @@ def other_groups(tasks: Sequence[Task], held_out: Iterable[Task]) -> tuple[tuple
 
 @dataclass(frozen=True)
 class Pool:
-    """What was read, before it is split. ``holdout`` None: dev and vault come out of ``tasks``."""
+    """What was read, before it is split. ``holdout`` None: dev and vault come out of ``tasks``. ``kin``: see split."""
 
     tasks: Sequence[Task]
     holdout: Sequence[Task] | None
     guard: Sequence[Task]
     checkers: Mapping[str, Checker]
     notes: tuple[str, ...] = ()
+    kin: Mapping[str, str] = field(default_factory=dict)
 
 
 def assemble(pool: Pool, shares: Mapping[str, float], seed: int, *, limit: int | None = None) -> TaskSet:
@@ -163,11 +165,11 @@ def assemble(pool: Pool, shares: Mapping[str, float], seed: int, *, limit: int |
     tasks, holdout, guard, dropped = _without_duplicates(pool)
     held_only = {name: share for name, share in shares.items() if name != "train"}
     if holdout is not None:
-        parts = split(holdout, held_only, seed)
+        parts = split(holdout, held_only, seed, pool.kin)
         parts = replace(parts, train=tuple(replace(t, split="train") for t in by_hash(tasks, seed)))
     else:
         unlabelled = any(t.answer is None for t in tasks)
-        parts = split(tasks, held_only if unlabelled else shares, seed)
+        parts = split(tasks, held_only if unlabelled else shares, seed, pool.kin)
     dev, from_dev = apart(parts.dev, parts.vault)
     test, from_test = apart(parts.test, (*dev, *parts.vault))
     guard_tasks, from_guard = apart(by_hash(guard, seed), (*dev, *parts.vault, *test))

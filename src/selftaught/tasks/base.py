@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from selftaught.types import Document, Message, Task, digest
 
 Parse = Callable[[str], str | None]
 Judge = Callable[[Task, str], float]
 CORRECT_SCORE = 0.5
+Support = Literal["supported", "unsupported", "contradicted"]  # what a document says of a statement
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,8 @@ class TaskSet:
     ``vault`` are the primary suite's two holdouts (labelled). ``guards`` are further labelled suites that must not get
     worse.
     ``documents`` are the texts that tasks ask about, by the group of those tasks; those without a task are trained on.
+    ``supports``, where a source knows, says of a statement and a document whether the one stands in the other; a judge
+    is asked elsewhere.
     ``notes`` say what was found, dropped and why, in words for a person.
     """
 
@@ -50,6 +53,7 @@ class TaskSet:
     notes: tuple[str, ...] = ()
     test: tuple[Task, ...] = ()  # a third holdout, opened once, after all rounds and runs
     documents: Mapping[str, Document] = field(default_factory=dict)
+    supports: Callable[[str, Document], Support] | None = None
 
     @property
     def vault_digest(self) -> str:
