@@ -161,6 +161,11 @@ class PrimaryConfig(Section):
     direction: Literal["up", "down"] = "up"
     test: Literal["auto", "mcnemar", "sign_flip", "bootstrap"] = "auto"
 
+    @property
+    def per_question(self) -> bool:
+        """Whether every question is right or wrong by itself, so that what a holdout can show is known before."""
+        return self.metric == "accuracy" and self.protocol == "direct"
+
     @model_validator(mode="after")
     def _fits(self) -> PrimaryConfig:
         if self.protocol == "adapt" and self.metric == "score":

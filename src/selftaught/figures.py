@@ -15,7 +15,8 @@ CLAIMED = {
 
 def claim(primary: PrimaryConfig) -> str:
     """What ``gate.primary`` says is better, as a sentence goes on with it."""
-    return f"{CLAIMED[primary.metric]} goes {primary.direction} on dev and vault"
+    whose = " of adapters that learnt an edit of the document" if primary.protocol == "adapt" else ""
+    return f"{CLAIMED[primary.metric]}{whose} goes {primary.direction} on dev and vault"
 
 
 def decimals(value: float, sign: str = "") -> str:

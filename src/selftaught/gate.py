@@ -175,7 +175,7 @@ def _short_of_gain(config: GateConfig, worse: Report, better: Report) -> str:
 
 
 def _units_needed(config: GateConfig, worse: Report, better: Report) -> int:
-    if config.primary.metric == "accuracy":
+    if config.primary.per_question:
         return power.items_for(config, config.alpha)
     sums, sizes = paired.by_unit(worse.scores, better.scores, worse.groups)
     spread = float(np.std(sums / sizes, ddof=1)) if len(sums) > 1 else 0.0

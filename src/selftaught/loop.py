@@ -114,8 +114,8 @@ def plan(recipe: Recipe, engine: Engine | None = None, stop: StopToken = never) 
 
 
 def _provable(config: GateConfig, tasks: TaskSet) -> dict[str, float | None]:
-    """The smallest gain in right answers that dev and vault can show; of another metric nobody knows it before."""
-    if config.primary.metric != "accuracy":
+    """The smallest gain in right answers that dev and vault can show; of another claim nobody knows it before."""
+    if not config.primary.per_question:
         return {}
     holdouts = {"dev": (tasks.dev, config.alpha), "vault": (tasks.vault, config.alpha / config.looks)}
     shown = {name: power.smallest_gain(units(suite), alpha) for name, (suite, alpha) in holdouts.items()}
@@ -125,10 +125,14 @@ def _provable(config: GateConfig, tasks: TaskSet) -> dict[str, float | None]:
 
 
 def _unknown(config: GateConfig) -> tuple[str, ...]:
-    if config.primary.metric == "accuracy":
+    claim = config.primary
+    if claim.protocol == "adapt":
+        said = "how small a gain dev and vault can show depends on how much it differs from document to document"
+        return (f"gate.primary.protocol=adapt: {said}; the decision says how many documents it took",)
+    if claim.metric == "accuracy":
         return ()
     said = "how small a gain dev and vault can show depends on how much it differs from question to question"
-    return (f"gate.primary.metric={config.primary.metric}: {said}; the decision says how many questions it took",)
+    return (f"gate.primary.metric={claim.metric}: {said}; the decision says how many questions it took",)
 
 
 def _spent(recipe: Recipe, whole: TaskSet) -> int:

@@ -132,7 +132,7 @@ def needed(config: GateConfig, guards: Mapping[str, float]) -> dict[str, int]:
     """
     each = POWER ** (1 / (2 + len(guards)))
     found = {}
-    if config.primary.metric == "accuracy":
+    if config.primary.per_question:
         found["dev"] = items_for(config, config.alpha, each)
         found["vault"] = items_for(config, config.alpha / config.looks, each)
     return found | {name: guard_items_needed(m, config.alpha, power_=each) for name, m in guards.items()}

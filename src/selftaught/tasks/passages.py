@@ -119,7 +119,7 @@ def _limited(
 
     A document without questions that has a held-out one in its family is neither.
     """
-    held = {t.group or "" for t in (*found.dev, *found.vault, *found.test)}
+    held = {t.group or "": t.split for t in (*found.dev, *found.vault, *found.test)}
     shut = {kin[name] for name in held}
     others = [name for name in documents if name not in held]
     free = sorted((n for n in others if kin[n] not in shut), key=lambda n: digest("order", seed, n))
@@ -131,7 +131,7 @@ def _limited(
     return replace(
         found,
         train=tuple(t for t in found.train if t.group in chosen),
-        documents={n: d for n, d in documents.items() if n in held or n in chosen},
+        documents={n: replace(d, split=held.get(n, "train")) for n, d in documents.items() if n in held or n in chosen},
         notes=(*found.notes, *notes),
     )
 
