@@ -1,9 +1,9 @@
 """Graders for short answers out of a text: compared as SQuAD's evaluation does (Rajpurkar et al. 2016), or by recall.
 
 Words are lower case, without punctuation and articles. ``squad`` asks for the same words in the same order; ``recall``
-for most of the gold answer's words, wherever they stand: what a model says besides does not count against it. Of the
-11,688 answers that SEAL released with GPT-4.1's verdicts (Zweiger et al. 2025, arXiv 2506.10943) a recall of 0.6 or more
-agreed with 89 %.
+for most of the gold answer's words, wherever they stand: what a model says besides does not count against it. On the
+11,688 answers that SEAL released with GPT-4.1's verdicts (Zweiger et al. 2025, arXiv 2506.10943) a recall of 0.6 or
+more agreed with 89 % of the verdicts.
 """
 
 from __future__ import annotations
