@@ -4,6 +4,7 @@
     ├── RecipeError                 exit code 2   a recipe or an override cannot be used
     ├── DataError                   exit code 2   a file of questions cannot be used as it is
     ├── ModelError                  exit code 2   a model folder or id cannot be used
+    │   └── NonFiniteLogits         exit code 2   its logits are NaN or infinite, so nothing can be sampled from it
     ├── RunError                    exit code 2   a run folder cannot be found or used
     │   ├── RunLocked               exit code 6   another process works in the run folder
     │   └── DiskFull                exit code 3   paused: nothing more can be written; what is finished is kept
@@ -60,6 +61,10 @@ class DataError(SelftaughtError):
 
 class ModelError(SelftaughtError):
     exit_code = 2
+
+
+class NonFiniteLogits(ModelError):
+    pass
 
 
 class RunError(SelftaughtError):

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch.optim.adamw import adamw
+from transformers.pytorch_utils import Conv1D
 
 from selftaught.engines._folders import ADAPTER_WEIGHTS, name_base
 from selftaught.engines._tune import MAX_REFUSED, learning_rate
@@ -31,6 +32,7 @@ class Site:
     name: str
     inputs: int
     outputs: int
+    turned: bool = False  # its weight is [inputs, outputs], as in GPT-2
 
 
 def sites(model: Any, targets: Sequence[str] = ()) -> list[Site]:
@@ -39,7 +41,7 @@ def sites(model: Any, targets: Sequence[str] = ()) -> list[Site]:
     Raises ModelError where a target is the name of none.
     """
     head = model.get_output_embeddings()
-    linear = {n: m for n, m in model.named_modules() if isinstance(m, torch.nn.Linear) and m is not head}
+    linear = {n: m for n, m in model.named_modules() if isinstance(m, (torch.nn.Linear, Conv1D)) and m is not head}
     for target in targets:
         if not any(_called(name, target) for name in linear):
             known = sorted({n.rpartition(".")[2] for n in linear})
@@ -47,7 +49,7 @@ def sites(model: Any, targets: Sequence[str] = ()) -> list[Site]:
                 f"The model has no linear layer called {target!r} beside its head.", hint=f"It has {', '.join(known)}."
             )
     return [
-        Site(name, m.in_features, m.out_features)
+        Site(name, m.nx, m.nf, turned=True) if isinstance(m, Conv1D) else Site(name, m.in_features, m.out_features)
         for name, m in linear.items()
         if not targets or any(_called(name, target) for target in targets)
     ]
@@ -192,6 +194,7 @@ class Adapters:
         config = LoraConfig(r=self.rank, lora_alpha=job.lora_alpha, task_type="CAUSAL_LM", inference_mode=True)
         config.target_modules = sorted(job.lora_targets or {_short(site.name) for site in self.sites})
         config.base_model_name_or_path = str(base)
+        config.fan_in_fan_out = any(site.turned for site in self.sites)
         config.save_pretrained(folder)
         name_base(folder, base)
 

@@ -15,6 +15,7 @@ from selftaught.errors import OutOfMemory
 T = TypeVar("T")
 R = TypeVar("R")
 
+SAMPLES = "samples", "Lower engine.max_rows or method.max_tokens, or set engine.dtype=bfloat16."
 UNKNOWN = 2 << 30  # bytes taken to be free where nobody says
 PHRASES = (  # of RuntimeErrors: torch's CPU allocator, C++, CUDA's libraries
     "can't allocate memory",

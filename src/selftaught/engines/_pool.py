@@ -1,7 +1,8 @@
-"""Worker processes that sample, one batch each at a time. What dies or hangs is replaced and its batch runs again.
+"""Worker processes that sample, or try adapters, one batch each at a time.
 
-A batch gives the same samples wherever and however often it runs. One that costs two workers is run in halves (what
-killed them may have been its size); a single row that costs two more, or a batch that hangs twice, ends in WorkerLost.
+What dies or hangs is replaced and its batch runs again, with the same results wherever and however often it runs. One
+that costs two workers is run in halves (what killed them may have been its size); a single row that costs two more, or
+a batch that hangs twice, ends in WorkerLost.
 """
 
 from __future__ import annotations
@@ -24,16 +25,15 @@ from typing import Any
 
 from selftaught.config import PromptConfig
 from selftaught.engines import _load
-from selftaught.engines._memory import Room
-from selftaught.engines.base import Completion, Notice, Request, StopToken
+from selftaught.engines._memory import SAMPLES, Room
+from selftaught.engines.base import Notice, Request, StopToken, TrialJob
 from selftaught.errors import Stopped, WorkerLost
 from selftaught.types import Checkpoint
 
 POLL_SECONDS = 0.2
-BEAT_SECONDS = 0.5  # a worker says at most so often that it drew a token
+BEAT_SECONDS = 0.5  # a worker says at most so often that it drew a token, or took a step
 LIVES = 2  # workers that a batch may cost before it is halved
 HANGS = 2  # times that it may hang
-SAMPLES = "samples", "Lower engine.max_rows or method.max_tokens, or set engine.dtype=bfloat16."
 
 
 @dataclass(frozen=True)
@@ -45,11 +45,16 @@ class Served:
     prompt: PromptConfig
     slots: int
     kernels: str
+    bf16: bool = False  # in training
+    free: int = 0  # bytes for adapters
+
+
+Asked = Request | TrialJob
 
 
 @dataclass(frozen=True)
 class Work:
-    """Parts of requests that are sampled together, and what they have cost so far."""
+    """Parts of requests that are done together, and what they have cost so far. A trial is a part of one row."""
 
     parts: Sequence[Any]
     deaths: int = 0
@@ -60,7 +65,7 @@ class Work:
 
 
 class Pool:
-    """``count`` workers, started as they are needed. ``patience``: seconds without a token drawn that count as hung."""
+    """``count`` workers, started as they are needed. ``patience``: seconds without token or step that count as hung."""
 
     def __init__(self, count: int, patience: float, notice: Notice) -> None:
         self.count, self.patience, self.notice = count, patience, notice
@@ -68,9 +73,10 @@ class Pool:
         self.inbox: queue.SimpleQueue[tuple[_Worker, str, Any]] = queue.SimpleQueue()
 
     def run(
-        self, served: Served, requests: Sequence[Request], batches: Sequence[Any], stop: StopToken
-    ) -> Iterator[list[tuple[Any, list[Completion]]]]:
-        """Yields (part, its completions) lists, a batch each, as they finish. Stops within a second or so.
+        self, served: Served, requests: Sequence[Asked], batches: Sequence[Any], stop: StopToken
+    ) -> Iterator[list[tuple[Any, list[Any]]]]:
+        """Yields lists of (part, a completion or Trialled per row), a batch each, as they finish. Stops within a second
+        or so.
 
         One call at a time: what another one is busy with is not told apart from this one's.
         """
@@ -104,7 +110,7 @@ class Pool:
         for worker in [*self.workers]:
             self._drop(worker)
 
-    def _hand_out(self, waiting: deque[Work], served: Served, requests: Sequence[Request]) -> None:
+    def _hand_out(self, waiting: deque[Work], served: Served, requests: Sequence[Asked]) -> None:
         self.workers = [w for w in self.workers if w.work or w.process.is_alive()]
         idle = [w for w in self.workers if not w.work]
         while waiting and (idle or len(self.workers) < self.count):
@@ -128,7 +134,7 @@ class Pool:
             worker.beat.clear()
         return [(worker, kind, load) for worker, kind, load in heard if worker in self.workers]
 
-    def _died(self, worker: _Worker, requests: Sequence[Request]) -> list[Work]:
+    def _died(self, worker: _Worker, requests: Sequence[Asked]) -> list[Work]:
         worker.process.join(1)  # its pipe closes before it is gone, and its exit code should be its own
         work = self._drop(worker)
         work = replace(work, deaths=work.deaths + 1)
@@ -138,20 +144,20 @@ class Pool:
             return [work]
         if len(work) == 1:
             raise WorkerLost(
-                f"A worker process died (exit code {code}) again and again while it sampled {_named(work, requests)}.",
-                hint="The system's log may say what killed it (memory?). engine.processes=1 samples without workers.",
+                f"A worker process died (exit code {code}) again and again while it {_named(work, requests)}.",
+                hint="The system's log may say what killed it (memory?). engine.processes=1 does without workers.",
             )
         return [replace(work, parts=half, deaths=LIVES - 1) for half in _halves(work.parts)]
 
-    def _hung(self, worker: _Worker, requests: Sequence[Request]) -> Work:
+    def _hung(self, worker: _Worker, requests: Sequence[Asked]) -> Work:
         work = self._drop(worker)
         work = replace(work, hangs=work.hangs + 1)
         self.notice("worker hung", seconds=round(worker.silent, 1), rows=len(work), hangs=work.hangs)
         if work.hangs >= HANGS:
             raise WorkerLost(
-                f"A worker process drew no token for {self.patience:g} seconds, {work.hangs} times, while it sampled "
-                f"{_named(work, requests)}.",
-                hint="On a very slow machine raise engine.patience; engine.processes=1 samples without workers.",
+                f"A worker process took no step and drew no token for {self.patience:g} seconds, {work.hangs} times, "
+                f"while it {_named(work, requests)}.",
+                hint="On a very slow machine raise engine.patience; engine.processes=1 does without workers.",
             )
         return work
 
@@ -205,7 +211,7 @@ class _Worker:
 # ---------------------------------------------------------------- small parts
 
 
-def _cut(requests: Sequence[Request], parts: Sequence[Any]) -> tuple[list[Request], list[Any]]:
+def _cut(requests: Sequence[Asked], parts: Sequence[Any]) -> tuple[list[Asked], list[Any]]:
     """Only what one batch needs, renumbered, to send to a worker."""
     return [requests[p.request] for p in parts], [replace(p, request=k) for k, p in enumerate(parts)]
 
@@ -223,10 +229,13 @@ def _halves(parts: Sequence[Any]) -> tuple[list[Any], list[Any]]:
     return first, rest
 
 
-def _named(work: Work, requests: Sequence[Request]) -> str:
+def _named(work: Work, requests: Sequence[Asked]) -> str:
     part = work.parts[0]
+    first = requests[part.request]
+    if isinstance(first, TrialJob):
+        return f"tried {len(work)} adapters, the first of {len(first.job.batches)} steps"
     rows = "1 row" if len(work) == 1 else f"{len(work)} rows"
-    return f"{rows}, from sample {part.first} of a prompt of {len(requests[part.request].prompt_ids)} tokens on"
+    return f"sampled {rows}, from sample {part.first} of a prompt of {len(first.prompt_ids)} tokens on"
 
 
 @contextlib.contextmanager
@@ -244,7 +253,7 @@ def _without_main() -> Iterator[None]:
 
 
 def _serve(pipe: Any) -> None:
-    """One job after the other, until the parent is gone; it hears of every token, and may end us at any time."""
+    """One job after the other, until the parent is gone; it hears of steps and tokens, and may end us at any time."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
     import torch
     import transformers  # noqa: F401  the slow part of a start, so that it is over before the first word
@@ -266,7 +275,7 @@ def _serve(pipe: Any) -> None:
             served, requests, parts = pipe.recv()
             answer: tuple[str, Any]
             try:
-                answer = "done", held.sample(served, requests, parts, pulse)
+                answer = "done", held.do(served, requests, parts, pulse)
             except (OSError, Stopped):
                 raise
             except Exception as error:
@@ -283,18 +292,23 @@ class _Held:
 
     def __init__(self, notice: Notice) -> None:
         self.digest, self.model = "", None
-        self.room = Room(*SAMPLES, notice)
+        self.room, self.notice = Room(*SAMPLES, notice), notice
 
-    def sample(
-        self, served: Served, requests: list[Request], parts: list[Any], stop: StopToken
-    ) -> list[list[Completion]]:
-        from selftaught.engines import _sample
+    def do(self, served: Served, requests: list[Any], parts: list[Any], stop: StopToken) -> list[list[Any]]:
+        """What each part asked for: completions, or a Trialled."""
+        from selftaught.engines import _sample, _trials
 
         if self.digest != served.checkpoint.digest:
             self.model = None
             self.model = _load.load_model(served.checkpoint, served.dtype, "cpu")
             self.digest = served.checkpoint.digest
         tokens = _load.load_tokens(served.checkpoint.model, served.prompt)
+        if isinstance(requests[0], TrialJob):
+            tried = _trials.run(
+                self.model, tokens, requests, bf16=served.bf16, slots=served.slots, kernels=served.kernels,
+                free=served.free, stop=stop, notice=self.notice,
+            )  # fmt: skip
+            return [[found] for _, found in sorted(tried, key=lambda item: item[0])]
         found = _sample.sample(
             self.model, tokens, requests, parts, self.room, most=served.slots, kernels=served.kernels, stop=stop
         )

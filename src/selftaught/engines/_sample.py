@@ -24,7 +24,7 @@ from selftaught.engines._memory import Room, exhausted, first_line
 from selftaught.engines._native import native
 from selftaught.engines._stops import Stops
 from selftaught.engines.base import Completion, Progress, Request, StopToken, never, quiet
-from selftaught.errors import ModelError, Stopped
+from selftaught.errors import NonFiniteLogits, Stopped
 from selftaught.types import Sampling
 
 READ_TOKENS = 4096  # tokens of prompts, with their padding, that are read at once
@@ -212,7 +212,7 @@ class _Batch:
         drawn, found = draw(self._masked(rows, logits, self.drawn[rows] < least), uniform, self.sampling)
         ids, logprobs = drawn.cpu().numpy(), found.double().cpu().numpy()
         if not np.isfinite(logprobs).all():
-            raise ModelError(
+            raise NonFiniteLogits(
                 "The model's logits hold NaN or infinite values, so nothing can be sampled from them.",
                 hint="Are its weights whole? If they were trained in bfloat16: engine.dtype=bfloat16",
             )

@@ -58,7 +58,7 @@ def _score(model: Any, sequences: Sequence[tuple[int, ...]]) -> list[list[float]
     for row, sequence in enumerate(sequences):
         ids[row, : len(sequence)] = torch.tensor(sequence)
     ids = ids.to(model.device)
-    logits = model(input_ids=ids, use_cache=False, **_positions(model, width)).logits
+    logits = model(input_ids=ids, use_cache=False, **positions(model, width)).logits
     loss = torch.nn.functional.cross_entropy(
         logits[:, :-1].flatten(0, 1).float(), ids[:, 1:].flatten(), reduction="none"
     )
@@ -66,7 +66,7 @@ def _score(model: Any, sequences: Sequence[tuple[int, ...]]) -> list[list[float]
     return [found[row, : len(sequence) - 1].tolist() for row, sequence in enumerate(sequences)]
 
 
-def _positions(model: Any, width: int) -> dict[str, torch.Tensor]:
+def positions(model: Any, width: int) -> dict[str, torch.Tensor]:
     """Padding may go beyond the last position that the model has: it stands there, then."""
     context = getattr(model.config.get_text_config(), "max_position_embeddings", None) or width
     if width <= context:

@@ -16,14 +16,16 @@ from pydantic import Field, PositiveInt
 
 from selftaught.config import PromptConfig, Section
 from selftaught.engines import _folders, _load
-from selftaught.engines._memory import Room, enough, free_bytes
-from selftaught.engines._pool import SAMPLES, Pool, Served
+from selftaught.engines._memory import SAMPLES, Room, enough, free_bytes
+from selftaught.engines._pool import Pool, Served
 from selftaught.engines.base import (
     Completion,
     Notice,
     Progress,
     Request,
     StopToken,
+    TrialJob,
+    Trialled,
     Tuned,
     TuneJob,
     never,
@@ -37,7 +39,7 @@ from selftaught.types import Checkpoint
 # rounds costs a lone process a few percent (docs/LOG.md). Must be set before torch starts its threads.
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
-FREE_SHARE = 0.5  # of free memory, for keys and values
+FREE_SHARE = 0.5  # of free memory, for keys and values, or for adapters
 TINY_BYTES = 200_000_000  # float32 weights below this: processes; above: threads
 
 
@@ -130,9 +132,12 @@ class TorchEngine:
         """The same, but not more than have room in the memory that is free now. No result depends on it."""
         from selftaught.engines import _batches
 
-        free = int(FREE_SHARE * free_bytes(self.device)) // self._processes(checkpoint)
         context, cost = self.tokens(checkpoint).context, _cost(checkpoint.model)
-        return _batches.seats(requests, context, cost, free, self._slots(checkpoint))
+        return _batches.seats(requests, context, cost, self._free(checkpoint), self._slots(checkpoint))
+
+    def _free(self, checkpoint: Checkpoint) -> int:
+        """Bytes that each process may fill."""
+        return int(FREE_SHARE * free_bytes(self.device)) // self._processes(checkpoint)
 
     def _kernels(self, checkpoint: Checkpoint) -> str:
         """The path of compiled kernels where they may be used, else "". Raises ModelError where they must be and cannot
@@ -227,14 +232,17 @@ class TorchEngine:
         progress: Progress,
     ) -> Iterator[Any]:
         """Batches over worker processes of one thread each. Which worker runs a batch does not change its result."""
-        if self._pool is None:
-            self._pool = Pool(self._processes(checkpoint), self.options.patience, self._tell)
         served = Served(checkpoint, self._dtype(checkpoint), self.options.prompt, most, self._kernels(checkpoint))
         done, total = 0, sum(len(r.seeds) for r in requests)
-        for finished in self._pool.run(served, requests, batches, stop):
+        for finished in self._workers(checkpoint).run(served, requests, batches, stop):
             done += sum(len(part) for part, _ in finished)
             progress(done, total, "samples")
             yield from finished
+
+    def _workers(self, checkpoint: Checkpoint) -> Pool:
+        if self._pool is None:
+            self._pool = Pool(self._processes(checkpoint), self.options.patience, self._tell)
+        return self._pool
 
     def score(
         self, checkpoint: Checkpoint, sequences: Sequence[tuple[int, ...]], *, stop: StopToken = never
@@ -256,6 +264,41 @@ class TorchEngine:
         with enough("for the model in training", _tune.LESS):
             model = _load.load_model(job.parent, stored, self.device, merge=merge)
         return _tune.tune(model, job, out, autocast=self._autocast(), stop=stop, progress=progress, notice=self._tell)
+
+    def trials(
+        self, jobs: Sequence[TrialJob], *, stop: StopToken = never, progress: Progress = quiet
+    ) -> Iterator[tuple[int, Trialled]]:
+        for trial in jobs:
+            _check_room([Request(trial.job.parent, p, trial.sampling, ()) for p in trial.prompts], self.tokens)
+        done = 0
+        for parent in {t.job.parent.digest: t.job.parent for t in jobs}.values():
+            mine = [i for i, t in enumerate(jobs) if t.job.parent.digest == parent.digest]
+            for i, found in self._tried(parent, [jobs[i] for i in mine], stop):
+                done += 1
+                progress(done, len(jobs), "jobs")
+                yield mine[i], found
+
+    def _tried(self, parent: Checkpoint, jobs: Sequence[TrialJob], stop: StopToken) -> Iterator[tuple[int, Trialled]]:
+        """Jobs of one parent, on worker processes where that pays. Which one runs a job does not change its result."""
+        import torch
+
+        from selftaught.engines import _trials
+
+        workers, free, bf16 = self._processes(parent), self._free(parent), self._autocast()
+        slots, kernels = self._slots(parent), self._kernels(parent)
+        if workers > 1 and len(jobs) >= _trials.MIN_JOBS:
+            served = Served(parent, self._dtype(parent), self.options.prompt, slots, kernels, bf16, free)
+            for finished in self._workers(parent).run(served, jobs, _trials.plan(jobs, workers), stop):
+                yield from ((part.request, found) for part, [found] in finished)
+            return
+        if stop():  # loading cannot look
+            raise Stopped
+        model, tokens = self._model(parent), self.tokens(parent)
+        if workers > 1:
+            torch.set_num_threads(1)  # as a worker has
+        yield from _trials.run(
+            model, tokens, jobs, bf16=bf16, slots=slots, kernels=kernels, free=free, stop=stop, notice=self._tell
+        )
 
     def close(self) -> None:
         if self._pool is not None:
