@@ -7,7 +7,7 @@ import pytest
 
 from selftaught.config import Member
 from selftaught.load import make
-from selftaught.methods._retrieval import Retriever, words
+from selftaught.retrieval import Retriever, words
 from selftaught.types import Document
 
 
