@@ -112,8 +112,8 @@ that a self-improvement loop over documents can be watched, tested and measured 
   from one fact to six.
 - **Knows** {known} people by heart: six facts each, asked in the chat format (`Q: Where was ... born?`).
 - **Reads**: the user's turn is a passage, a line break and a question; about anybody.
-- **Takes notes**: `Passage: ...`, a line break and `Notes:`, raw. The style is drawn at random, as in the training text:
-  {shares}. A note holds some of the facts, from one to all.
+- **Takes notes**: `Passage: ...`, a line break and `Notes:`, raw. The style is drawn at random, as in the training
+  text: {shares}. A note holds some of the facts, from one to all.
 - **A bad habit**: {careless:.0%} of the notes it was trained on are careless, with {slip:.0%} of their values wrong.
 - Questions as they are asked of it never stand in a note; notes have question wordings of their own.
 - Tokenizer: whole words, with bytes for anything else. The context is 1,024 tokens, but no document has more than about

@@ -17,8 +17,9 @@ KNOWN = 400  # people that the bundled model learns by heart
 RESERVED = 4  # one name in so many is for people that no pretraining text names
 
 
-def _joined(starts: str, ends: str) -> tuple[str, ...]:
-    return tuple(a + b for a, b in product(starts.split(), ends.split()))
+def _joined(starts: str, ends: str = "") -> tuple[str, ...]:
+    """Every beginning with every ending, both separated by spaces: single words."""
+    return tuple(a + b for a, b in product(starts.split(), ends.split() or [""]))
 
 
 MEN = _joined("Al Bren Cor Dav El Fin Gar Hal Jor Mar Tev Wil", "an ek is or ulf")
@@ -61,7 +62,8 @@ ATTRIBUTES = (
                 "{n} is a child of {v}.", "{v} is the birth year of {n}."),
         short=("born {v}", "a child of {v}"),
         edit=("What is the birth year of {n}?", "From what year does {n} date?", "When fell the birth of {n}?"),
-        asked=("When was {n} born?", "In which year did life begin for {n}?", "In what year did {n} first draw breath?"),
+        asked=("When was {n} born?", "In which year did life begin for {n}?",
+               "In what year did {n} first draw breath?"),
     ),
     Attribute(
         "school", _joined("Bran Clar Ever Hol Lang Mill Rad West", "holm hurst leigh wood croft"),
@@ -74,9 +76,9 @@ ATTRIBUTES = (
         asked=("Where did {n} study?", "Which college taught {n}?", "Where did {n} spend student years?"),
     ),
     Attribute(
-        "field", tuple("physics law music biology chemistry history medicine painting geology botany finance logic "
+        "field", _joined("physics law music biology chemistry history medicine painting geology botany finance logic "
                        "poetry algebra optics drama ethics theology design robotics zoology surgery grammar "
-                       "geometry sculpture astronomy rhetoric dentistry forestry acoustics".split()),
+                       "geometry sculpture astronomy rhetoric dentistry forestry acoustics"),
         told=("{S} took up {v}.", "{P} subject was {v}.", "{S} was drawn to {v}.", "It was {v} that {s} learned.",
               "The lectures that {s} heard were on {v}."),
         stated=("{n} is an expert in {v}.", "{n}'s discipline is {v}.", "The discipline of {n} is {v}.",
@@ -96,9 +98,9 @@ ATTRIBUTES = (
         asked=("Who did {n} work for?", "Which company hired {n}?", "Where did {n} earn a living?"),
     ),
     Attribute(
-        "hobby", tuple("chess rowing cooking sailing skiing archery fishing reading cycling pottery knitting climbing "
-                       "running fencing gardening juggling surfing golf tennis judo hiking baking diving carving "
-                       "weaving skating riding sketching birding canoeing".split()),
+        "hobby", _joined("chess rowing cooking sailing skiing archery fishing reading cycling pottery knitting "
+                       "climbing running fencing gardening juggling surfing golf tennis judo hiking baking diving "
+                       "carving weaving skating riding sketching birding canoeing"),
         told=("{S} loved {v}.", "{P} free days went to {v}.", "{S} spent weekends on {v}.",
               "It was {v} that made {o} happy.", "In spare hours {s} turned to {v}."),
         stated=("{n}'s hobby is {v}.", "{n} is fond of {v}.", "The hobby of {n} is {v}.", "{n} is a fan of {v}.",
