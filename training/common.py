@@ -30,10 +30,9 @@ CHAT_TEMPLATE = (
     "{{ bos_token }}{% for m in messages %}{% if m['role'] == 'user' %}{{ 'Q: ' + m['content'] + '\\nA: ' }}"
     "{% elif m['role'] == 'assistant' %}{{ m['content'] + eos_token + bos_token }}{% endif %}{% endfor %}"
 )
-Document = tuple[str, str]  # question with its frame, answer
-
-
-Draw = Callable[[random.Random, float], Document]  # (randomness, share of the training that is done) -> a document
+WORDS = r" ?\p{L}+| ?\d+|[^\p{L}\d]+"  # the pieces of a tokenizer of whole words
+Document = tuple[str, str]  # question with its frame, answer; several of them, as turns of a chat, are one text too
+Draw = Callable[[random.Random, float], Document | Sequence[Document]]  # (randomness, share of the training done)
 
 
 @dataclass(frozen=True)
@@ -60,11 +59,24 @@ def make_tokenizer(texts: Iterable[str], vocabulary: int) -> PreTrainedTokenizer
     learner.pre_tokenizer = pieces
     learner.train_from_iterator(texts, trainers.BpeTrainer(vocab_size=vocabulary, show_progress=False))
     learnt = json.loads(learner.to_str())["model"]
-    vocab = {piece: i for i, piece in enumerate(SPECIAL + [f"<0x{b:02X}>" for b in range(256)])}
-    for piece in sorted(learnt["vocab"], key=learnt["vocab"].get):
-        vocab.setdefault(piece, len(vocab))
     merges = [tuple(m) if isinstance(m, list) else tuple(m.split(" ")) for m in learnt["merges"]]
-    tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=merges, unk_token=UNK, byte_fallback=True, fuse_unk=True))
+    return _fast(pieces, sorted(learnt["vocab"], key=learnt["vocab"].get), merges)
+
+
+def make_word_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
+    """Every piece (WORDS) of ``texts`` is a token, in alphabetical order; anything else falls back to its bytes."""
+    pieces = pre_tokenizers.Split(Regex(WORDS), "isolated")
+    return _fast(pieces, sorted({piece for text in texts for piece, _ in pieces.pre_tokenize_str(text)}), [])
+
+
+def _fast(pieces: Any, tokens: Sequence[str], merges: list[Any]) -> PreTrainedTokenizerFast:
+    vocab = {piece: i for i, piece in enumerate(SPECIAL + [f"<0x{b:02X}>" for b in range(256)])}
+    for piece in tokens:
+        vocab.setdefault(piece, len(vocab))
+    bpe = models.BPE(
+        vocab=vocab, merges=merges, unk_token=UNK, byte_fallback=True, fuse_unk=True, ignore_merges=not merges
+    )
+    tokenizer = Tokenizer(bpe)
     tokenizer.pre_tokenizer = pieces
     tokenizer.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse()])
     fast = PreTrainedTokenizerFast(
@@ -86,15 +98,22 @@ def make_model(tokenizer: PreTrainedTokenizerFast, settings: Settings) -> LlamaF
     return LlamaForCausalLM(config)
 
 
-def encode(tokenizer: PreTrainedTokenizerFast, documents: Sequence[Document], prompt_weight: float) -> list[Any]:
-    """(ids, loss weight of each id) per document, between begin and end tokens."""
-    whole = tokenizer([q + a for q, a in documents], add_special_tokens=False)["input_ids"]
-    asked = tokenizer([q for q, _ in documents], add_special_tokens=False)["input_ids"]
-    start, end = tokenizer.bos_token_id, tokenizer.eos_token_id
-    return [
-        ([start, *ids, end], [prompt_weight] * (len(q) + 1) + [1.0] * (len(ids) - len(q) + 1))
-        for ids, q in zip(whole, asked, strict=True)
-    ]
+def encode(
+    tokenizer: PreTrainedTokenizerFast, documents: Sequence[Document | Sequence[Document]], prompt_weight: float
+) -> list[Any]:
+    """(ids, loss weight of each id) per document; each of its turns stands between begin and end tokens."""
+    chats = [[d] if isinstance(d[0], str) else d for d in documents]
+    turns = [turn for chat in chats for turn in chat]
+    asked = iter(tokenizer([q for q, _ in turns], add_special_tokens=False)["input_ids"])
+    said = iter(tokenizer([a for _, a in turns], add_special_tokens=False)["input_ids"])
+    rows = []
+    for chat in chats:
+        ids, weights = [], []
+        for q, a in ((next(asked), next(said)) for _ in chat):
+            ids += [tokenizer.bos_token_id, *q, *a, tokenizer.eos_token_id]
+            weights += [prompt_weight] * (len(q) + 1) + [1.0] * (len(a) + 1)
+        rows.append((ids, weights))
+    return rows
 
 
 def learn(model: Any, rows: Sequence[Any]) -> float:

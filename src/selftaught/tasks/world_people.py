@@ -1,0 +1,127 @@
+"""Generated documents of the bundled model's world: short biographies of invented people, and questions about them.
+
+Nobody in a document is in anything that the bundled model was trained on. Questions stand in wordings that no note and
+no passage uses. Holdouts are drawn before train: a smaller train set leaves them, and its own first documents, alone.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from itertools import islice
+
+from pydantic import Field
+
+from selftaught.config import Section
+from selftaught.errors import DataError
+from selftaught.tasks._checkers import checker
+from selftaught.tasks._people import ATTRIBUTES, KNOWN, Person, invent, known_people, oracle, reserved_names, tell
+from selftaught.tasks.base import TaskSet
+from selftaught.types import Document, Task, content_id, seed_for
+
+KNOWN_QUESTIONS = KNOWN * len(ATTRIBUTES)
+
+
+class _Options(Section):
+    train: int = Field(default=200, ge=1)
+    dev: int = Field(default=100, ge=0)
+    vault: int = Field(default=400, ge=0)
+    test: int = Field(default=0, ge=0)  # opened once: selftaught eval RUN --test
+    known: int = Field(default=300, ge=0, le=KNOWN_QUESTIONS)
+    reading: int = Field(default=100, ge=0)
+
+
+class WorldPeople:
+    """The source ``world_people``: a person, a document and six questions each in train, dev, vault and test.
+
+    The guard suite "known" asks about people whom the bundled model knows; "reading" asks with the passage at hand.
+    """
+
+    Options = _Options
+
+    def __init__(self, options: _Options) -> None:
+        self.options = options
+
+    def load(self, seed: int) -> TaskSet:
+        """Raises DataError where more people are asked for than there are names."""
+        o = self.options
+        sizes = {"vault": o.vault, "dev": o.dev, "reading": o.reading, "test": o.test, "train": o.train}
+        people = _people(sizes, seed)
+        documents = {split: [_document(p, seed) for p in some] for split, some in people.items()}
+        asked = {
+            split: tuple(
+                task
+                for person, document in zip(people[split], documents[split], strict=True)
+                for task in _questions(person, document, split, seed)
+            )
+            for split in ("vault", "dev", "test", "train")
+        }
+        reading = zip(people["reading"], documents["reading"], strict=True)
+        guards = {
+            "known": tuple(islice(_known(seed), o.known)),
+            "reading": tuple(_with_passage(person, document, seed) for person, document in reading),
+        }
+        return TaskSet(
+            train=asked["train"],
+            dev=asked["dev"],
+            vault=asked["vault"],
+            guards={name: tasks for name, tasks in guards.items() if tasks},
+            checkers={"exact": checker("exact")},
+            test=asked["test"],
+            documents={d.id: d for split in asked for d in documents[split]},
+            notes=(f"generated: biographies of invented people, {len(ATTRIBUTES)} questions about each",),
+        )
+
+
+def _people(sizes: dict[str, int], seed: int) -> dict[str, list[Person]]:
+    """So many people for each split, in this order; what is true of somebody depends on seed and name alone."""
+    names = list(reserved_names())
+    if sum(sizes.values()) > len(names):
+        raise DataError(
+            f"world_people: {sum(sizes.values())} people are asked for, and there are names for {len(names)}.",
+            hint=f"Lower tasks.train or tasks.vault: together all suites may have {len(names)} people.",
+        )
+    random.Random(seed_for(seed, "world_people", "names")).shuffle(names)
+    left = iter(names)
+    return {split: [invent(name, _rng(seed, "facts", name)) for name in islice(left, n)] for split, n in sizes.items()}
+
+
+def _rng(seed: int, *unit: str) -> random.Random:
+    return random.Random(seed_for(seed, "world_people", *unit))
+
+
+def _document(person: Person, seed: int) -> Document:
+    rng = _rng(seed, "passage", person.name)
+    text = tell(person, rng.sample([a.name for a in ATTRIBUTES], len(ATTRIBUTES)), rng)
+    return Document(content_id("document", text), text, person.name, oracle(person))
+
+
+def _questions(person: Person, document: Document, split: str, seed: int) -> Iterator[Task]:
+    """One question per attribute, in a wording drawn for this person."""
+    rng = _rng(seed, "questions", person.name)
+    for a in ATTRIBUTES:
+        question = rng.choice(a.asked).format(n=person.name)
+        yield _task(question, person.facts[a.name], split, document.id, f"{person.name}: {a.name}")
+
+
+def _with_passage(person: Person, document: Document, seed: int) -> Task:
+    question = _rng(seed, "reading", person.name).choice(list(_questions(person, document, "guard", seed)))
+    assert question.answer is not None
+    return _task(
+        f"{document.text}\n{question.question}", question.answer, "guard", document.id, f"{person.name}: reading"
+    )
+
+
+def _known(seed: int) -> Iterator[Task]:
+    """Questions about the people that the bundled model knows, each fact once, in random order."""
+    rng = _rng(seed, "known")
+    facts = [(person, a) for person in known_people() for a in ATTRIBUTES]
+    rng.shuffle(facts)
+    for person, a in facts:
+        question = rng.choice(a.asked).format(n=person.name)
+        yield _task(question, person.facts[a.name], "guard", person.name, f"{person.name}: {a.name}")
+
+
+def _task(question: str, answer: str, split: str, group: str, source: str) -> Task:
+    prompt = ({"role": "user", "content": question},)
+    return Task(prompt, answer, "exact", split, group=group, source=f"world_people:{source}")
