@@ -22,7 +22,8 @@ LAYERS: tuple[tuple[str, ...], ...] = (  # lowest first; a module may import wha
     ("champions", "mishaps", "replies"),
     ("paired", "figures"),
     ("ledger", "power", "view", *(f"{family}.base" for family in FAMILIES)),
-    ("gate", "pieces", "retrieval"),
+    ("gate", "pieces", "retrieval", "statements"),
+    ("judging",),
     ("MEMBER",),  # every other module of a family folder
     ("load", "stopping"),
     ("settle", "rollout", "roles", "curate", "train", "evaluate", "collapse", "people"),

@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-from selftaught.methods._judging import (
+from selftaught.judging import (
     CRITERIA,
     LABELS,
     RUBRIC,
@@ -23,7 +23,7 @@ from selftaught.methods._judging import (
     rubric_task,
     support_task,
 )
-from selftaught.methods._statements import LONG, sentences, statements
+from selftaught.statements import LONG, sentences, statements
 from selftaught.types import Document
 
 TEA = Document("t", "Tea came to Europe in 1610. It was first drunk in China, by Lu Yu among others.", "Tea")

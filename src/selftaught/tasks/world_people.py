@@ -15,10 +15,27 @@ from pydantic import Field
 from selftaught.config import Section
 from selftaught.errors import DataError
 from selftaught.tasks._checkers import checker
-from selftaught.tasks._people import ATTRIBUTES, KNOWN, Person, invent, known_people, oracle, reserved_names, tell
-from selftaught.tasks.base import TaskSet
+from selftaught.tasks._people import (
+    ATTRIBUTES,
+    KNOWN,
+    Person,
+    invent,
+    judge,
+    known_people,
+    oracle,
+    reserved_names,
+    tell,
+)
+from selftaught.tasks.base import Support, TaskSet
 from selftaught.types import Document, Task, content_id, seed_for
 
+VERDICTS: dict[str, Support | None] = {
+    "supported": "supported",
+    "unsupported": "unsupported",
+    "contradicted": "contradicted",
+    "unreadable": "unsupported",
+    "empty": None,
+}
 KNOWN_QUESTIONS = KNOWN * len(ATTRIBUTES)
 
 
@@ -47,7 +64,7 @@ class WorldPeople:
         o = self.options
         sizes = {"vault": o.vault, "dev": o.dev, "reading": o.reading, "test": o.test, "train": o.train}
         people = _people(sizes, seed)
-        documents = {split: [_document(p, seed) for p in some] for split, some in people.items()}
+        documents = {split: [_document(p, split, seed) for p in some] for split, some in people.items()}
         asked = {
             split: tuple(
                 task
@@ -69,8 +86,14 @@ class WorldPeople:
             checkers={"exact": checker("exact")},
             test=asked["test"],
             documents={d.id: d for split in asked for d in documents[split]},
+            supports=_supports,
             notes=(f"generated: biographies of invented people, {len(ATTRIBUTES)} questions about each",),
         )
+
+
+def _supports(line: str, document: Document) -> Support | None:
+    """What the grammar cannot read is not supported; a line that says nothing is nothing to be supported."""
+    return VERDICTS[judge(line, document.text)]
 
 
 def _people(sizes: dict[str, int], seed: int) -> dict[str, list[Person]]:
@@ -90,10 +113,10 @@ def _rng(seed: int, *unit: str) -> random.Random:
     return random.Random(seed_for(seed, "world_people", *unit))
 
 
-def _document(person: Person, seed: int) -> Document:
+def _document(person: Person, split: str, seed: int) -> Document:
     rng = _rng(seed, "passage", person.name)
     text = tell(person, rng.sample([a.name for a in ATTRIBUTES], len(ATTRIBUTES)), rng)
-    return Document(content_id("document", text), text, person.name, oracle(person))
+    return Document(content_id("document", text), text, person.name, split, oracle(person))
 
 
 def _questions(person: Person, document: Document, split: str, seed: int) -> Iterator[Task]:

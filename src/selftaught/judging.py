@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import get_args
 
-from selftaught.methods._statements import statements
+from selftaught.statements import statements
 from selftaught.tasks.base import Support
 from selftaught.types import Document, Guide, Task
 
