@@ -55,8 +55,9 @@ test: venv ## style, types and every test under a minute
 test-all: venv ## every test, the slow ones too
 	$(BIN)/python -m pytest $(ARGS)
 
-bundled: venv ## train the bundled model again (training/)
+bundled: venv ## train the bundled models again (training/)
 	$(BIN)/python training/sums.py $(ARGS)
+	$(BIN)/python training/people.py $(ARGS)
 
 bench: bench-framework bench-sampling ## every benchmark (benchmarks/)
 
