@@ -27,6 +27,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (  # lowest first; a module may import wha
     ("MEMBER",),  # every other module of a family folder
     ("load", "stopping"),
     ("settle", "rollout", "roles", "curate", "train", "evaluate", "collapse", "people"),
+    ("opinions",),
     ("trial",),
     ("bench", "budget", "adapt"),
     ("texts", "measure"),
@@ -49,6 +50,7 @@ STAGES = (
     "settle",
     "rollout",
     "roles",
+    "opinions",
     "trial",
     "adapt",
     "curate",
