@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import signal
 from collections.abc import Sequence
 from dataclasses import replace
@@ -16,7 +18,6 @@ import torch
 import tiny
 from selftaught.engines import _stacked, _trials, _tune
 from selftaught.engines._adapters import sites
-from selftaught.engines._memory import Room
 from selftaught.engines._sample import decoder
 from selftaught.engines.base import Completion, Request, TrialJob, Trialled, TuneJob, never
 from selftaught.engines.torch_engine import TorchEngine
@@ -140,21 +141,36 @@ def test_an_adapter_is_the_one_that_a_plain_loop_with_peft_trains(
         )
 
 
-@pytest.mark.parametrize("architecture", ["gpt_neox", "gpt2"])
+@pytest.mark.parametrize("which", ["gpt_neox", "gpt2", "with an adapter", "with an adapter, and fewer layers"])
 def test_what_is_kept_loads_in_peft_and_answers_the_same(
-    parents: dict[str, Checkpoint], architecture: str, tmp_path: Path
+    parents: dict[str, Checkpoint], two_parents: tuple[Checkpoint, ...], which: str, tmp_path: Path
 ) -> None:
+    """On a parent with an adapter it is both in one, on the base."""
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
 
-    job = replace(trial(parents[architecture], 3), sampling=Sampling(max_tokens=8), keep=tmp_path)
+    targets = ("dense", "dense_h_to_4h") if "fewer" in which else ()
+    job = trial(parents.get(which, two_parents[1]), 3, lora_rank=2, lora_targets=targets)
+    job = replace(job, sampling=Sampling(max_tokens=8), keep=tmp_path)
     [found] = tried([job])
     base = AutoModelForCausalLM.from_pretrained(job.job.parent.model)
     model = PeftModel.from_pretrained(base, str(tmp_path)).eval()
     assert [greedy(model, p) for p in PROMPTS] == [c.ids for c in found.completions]
     kept = engine().open(str(tmp_path))
+    assert (kept.model, kept.adapter) == (job.job.parent.model, str(tmp_path))
     [again] = tried([replace(job, job=replace(job.job, parent=kept, batches=()), keep=None)])
     assert all(np.allclose(a, b, atol=1e-4) for a, b in zip(found.logprobs, again.logprobs, strict=True))
+
+
+def test_what_stands_on_an_adapter_of_another_kind_cannot_be_kept(
+    two_parents: tuple[Checkpoint, ...], tmp_path: Path
+) -> None:
+    theirs = Path(shutil.copytree(str(two_parents[1].adapter), tmp_path / "theirs"))
+    config = json.loads((theirs / "adapter_config.json").read_text())
+    (theirs / "adapter_config.json").write_text(json.dumps({**config, "use_rslora": True}))
+    (tmp_path / "kept").mkdir()
+    with pytest.raises(ModelError, match=r"is no plain LoRA.*\n.*merge_and_unload"):
+        tried([replace(trial(engine().open(str(theirs)), 3), keep=tmp_path / "kept")])
 
 
 # ---------------------------------------------------------------- in any company
@@ -254,20 +270,15 @@ def test_a_layer_that_sees_rows_in_another_order_takes_adapters_one_at_a_time(pa
     model.gpt_neox.layers[0].mlp = Sorted(model.gpt_neox.layers[0].mlp)
     assert not _stacked.Twin(model, sites(model)).splits()
     jobs = [trial(parent, number) for number in range(4)]
+    assert all(close(*pair) for pair in zip(tried_on(model, jobs, Heard()), tried(jobs), strict=True))
+
+
+def tried_on(model: Any, jobs: Sequence[TrialJob], notice: Heard, free: int = 1 << 28) -> list[Trialled]:
+    tokens = engine().tokens(jobs[0].job.parent)
     found = dict(
-        _trials.run(
-            model,
-            engine().tokens(parent),
-            jobs,
-            bf16=False,
-            slots=8,
-            kernels="",
-            free=1 << 28,
-            stop=never,
-            notice=Heard(),
-        )
+        _trials.run(model, tokens, jobs, bf16=False, slots=8, kernels="", free=free, stop=never, notice=notice)
     )
-    assert all(close(found[i], expected) for i, expected in enumerate(tried(jobs))), "it computes the same"
+    return [found[i] for i in range(len(jobs))]
 
 
 def test_experts_that_are_no_linear_layers_are_left_as_they_are(tmp_path: Path) -> None:
@@ -331,13 +342,41 @@ def test_stop_is_answered_between_steps(parents: dict[str, Checkpoint]) -> None:
         tried([long], stop=stop)
 
 
-def test_where_memory_does_not_suffice_fewer_share_a_forward(parents: dict[str, Checkpoint]) -> None:
-    heard = Heard()
-    room = Room(*_stacked.TRAINED, heard)
-    room.halve(8, 2 * 48, "bad_alloc")
-    assert room.rows(8, 2 * 48) == 4 and heard.events == ["out of memory"]
-    with pytest.raises(OutOfMemory, match="one row of adapters in training"):
-        room.halve(1, 96, "bad_alloc")
+class Tight(torch.nn.Module):
+    """Memory suffices for so many tokens at once."""
+
+    def __init__(self, inner: torch.nn.Module, tokens: int) -> None:
+        super().__init__()
+        self.inner, self.tokens = inner, tokens
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if x.shape[:-1].numel() > self.tokens:
+            raise RuntimeError("std::bad_alloc")
+        return self.inner(x)
+
+
+def test_where_memory_does_not_suffice_fewer_are_run_at_once_with_the_same_results(
+    parents: dict[str, Checkpoint],
+) -> None:
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(parents["gpt_neox"].model).eval()
+    jobs, heard = [trial(parents["gpt_neox"], 3 * number) for number in range(8)], Heard()
+    expected, first = tried_on(model, jobs, heard), model.gpt_neox.layers[1].mlp
+    assert tried_on(model, jobs, heard, free=1) == expected and not heard, "one adapter after the other"
+    model.gpt_neox.layers[1].mlp = Tight(first, 150)  # an adapter's two texts at least
+    assert tried_on(model, jobs, heard) == expected
+    assert {event for event, _ in heard} == {"out of memory"} and heard[0][1]["during"] == "adapters in training"
+    model.gpt_neox.layers[1].mlp = Tight(first, 24)
+    with pytest.raises(OutOfMemory, match=r"one row of adapters in training.*bad_alloc\n.*Lower"):
+        tried_on(model, jobs, heard)
+
+
+def test_bfloat16_products_come_close(parents: dict[str, Checkpoint]) -> None:
+    jobs = [trial(parents["llama"], number) for number in range(3)]
+    for exact, rough in zip(tried(jobs), tried(jobs, engine(autocast=True)), strict=True):
+        assert exact.tuned.losses != rough.tuned.losses
+        assert np.allclose(exact.tuned.losses, rough.tuned.losses, rtol=0.03)
 
 
 # ---------------------------------------------------------------- on workers
