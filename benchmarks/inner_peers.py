@@ -18,7 +18,7 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from peft.utils import get_peft_model_state_dict, set_peft_model_state_dict
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, GenerationConfig, Trainer, TrainingArguments
+from transformers import AutoModelForCausalLM, GenerationConfig, PrinterCallback, Trainer, TrainingArguments
 
 from selftaught.engines.base import TrialJob, Trialled, TuneJob
 from selftaught.engines.torch_engine import TorchEngine
@@ -65,11 +65,10 @@ UNFUSED = tuple(replace(s, fused=False) for s in PLAIN)
 class Ours:
     """Jobs by ``trials`` of the engine, one process, one thread. ``exact``: float32 throughout."""
 
-    def __init__(self, folder: Path, exact: bool) -> None:
-        autocast: Any = False if exact else "auto"
-        options = TorchEngine.Options(device="cpu", processes=1, threads=1, autocast=autocast)
-        self.engine = TorchEngine(options)
-        self.checkpoint = self.engine.open(str(folder))
+    def __init__(self, model: str | Path, exact: bool, **options: Any) -> None:
+        given = {"device": "cpu", "processes": 1, "threads": 1, "autocast": False if exact else "auto", **options}
+        self.engine = TorchEngine(TorchEngine.Options.model_validate(given))
+        self.checkpoint = self.engine.open(str(model))
 
     def try_all(self, trials: Sequence[TrialJob]) -> list[Trialled]:
         found = dict(self.engine.trials(trials))
@@ -168,7 +167,9 @@ class Trainers:
         )  # fmt: skip
         model = get_peft_model(self.base, lora(self.rank))
         rows = [self.row(tokens(job, i)) for i in range(len(job.examples))]
-        Trainer(model=model, args=told, train_dataset=rows, data_collator=stack).train()
+        trainer = Trainer(model=model, args=told, train_dataset=rows, data_collator=stack)
+        trainer.remove_callback(PrinterCallback)
+        trainer.train()
         self.base = model.unload()
         return []
 
