@@ -149,7 +149,7 @@ class Training:
         starts = self.ours[EXACT].starts(jobs)
         theirs = [loop.one(job, start) for job, start in zip(jobs, starts, strict=True)]
         found = {name: inner_equal.beside(ours.train(jobs), theirs) for name, ours in self.ours.items()}
-        found["PEFT"] = {"per job and tenth": [inner_equal.tenths(losses) for losses in theirs]}
+        found["PEFT"] = {"per job and tenth": inner_equal.curves(theirs)}
         return found, inner_equal.exact_fails(found[EXACT])
 
 

@@ -44,7 +44,7 @@ DOCUMENTS, EDITS, EPOCHS = 12, 8, 5
 
 def tenths(losses: Sequence[float]) -> list[float]:
     """Mean loss of each tenth of the steps: for ten epochs, of each epoch."""
-    return [round(float(np.mean(part)), 5) for part in np.array_split(losses, min(10, len(losses)))]
+    return [float(np.mean(part)) for part in np.array_split(losses, min(10, len(losses)))]
 
 
 def beside(ours: Losses, theirs: Losses) -> dict[str, Any]:
@@ -58,8 +58,12 @@ def beside(ours: Losses, theirs: Losses) -> dict[str, Any]:
         "final, most": max(apart),
         "final, mean difference": float(np.mean([a - b for a, b in last])),
         "final": float(np.mean([a for a, _ in last])),
-        "per job and tenth": [tenths(losses) for losses in ours],
+        "per job and tenth": curves(ours),
     }
+
+
+def curves(losses: Losses) -> list[list[float]]:
+    return [[round(x, 4) for x in tenths(some)] for some in losses]
 
 
 def exact_fails(found: Mapping[str, Any]) -> list[str]:
@@ -189,9 +193,7 @@ def placed(engine: Ours, trials: Sequence[TrialJob], place: int) -> tuple[Any, .
 # ---------------------------------------------------------------- ranking of rewards
 
 
-def ranking(
-    engines: Mapping[str, Ours], parent: Checkpoint, tasks: TaskSet
-) -> tuple[dict[str, Any], list[str]]:  # fmt: skip
+def ranking(engines: Mapping[str, Ours], parent: Checkpoint, tasks: TaskSet) -> tuple[dict[str, Any], list[str]]:
     """Rank correlations of rewards over the edits of a passage, mean over passages: bf16 with float32 of one seed, and
     two seeds of float32. A reward is the mean log-probability per token of gold answers after training on an edit."""
     tokens = engines[EXACT].engine.tokens(parent)
@@ -199,16 +201,13 @@ def ranking(
     chosen = [tasks.documents[name] for name, some in asked.items() if some][:DOCUMENTS]
     assert chosen, "no training document has a question with an answer"
     rewards = {
-        (name, seed): np.array([
-            rewarded(engines[name], [trial(parent, tokens, edit, asked[d.id], seed) for edit in edits(d)])
-            for d in chosen
-        ])
+        (name, seed): rewarded(
+            engines[name], [trial(parent, tokens, e, asked[d.id], seed) for d in chosen for e in edits(d)]
+        )
         for name, seed in ((EXACT, 1), (OURS, 1), (EXACT, 2))
-    }  # fmt: skip
+    }
     pairs = {"bf16 and float32": ((OURS, 1), (EXACT, 1)), "two seeds of float32": ((EXACT, 1), (EXACT, 2))}
-    found: dict[str, Any] = {
-        said: correlations(rewards[a], rewards[b]) for said, (a, b) in pairs.items()
-    }  # fmt: skip
+    found: dict[str, Any] = {said: correlations(rewards[a], rewards[b]) for said, (a, b) in pairs.items()}
     found["passages"] = len(chosen)
     ours, yardstick = (found[said]["Spearman"] for said in pairs)
     fails = [] if ours >= yardstick else [f"bf16 ranks edits less like float32 ({ours:.3f}) than another seed does"]
@@ -236,8 +235,10 @@ def trial(parent: Checkpoint, tokens: Tokens, edit: Sequence[str], asked: Sequen
     return TrialJob(job, ids, Sampling(1, 0.0, max_tokens=1), [0] * len(ids), golds)
 
 
-def rewarded(engine: Ours, trials: Sequence[TrialJob]) -> list[float]:
-    return [float(np.mean([np.mean(gold) for gold in r.logprobs])) for r in engine.try_all(trials)]
+def rewarded(engine: Ours, trials: Sequence[TrialJob]) -> np.ndarray:
+    """Rewards [passages, edits]."""
+    found = [np.mean([np.mean(gold) for gold in r.logprobs]) for r in engine.try_all(trials)]
+    return np.array(found).reshape(-1, EDITS)
 
 
 def correlations(a: np.ndarray, b: np.ndarray) -> dict[str, float]:
