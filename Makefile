@@ -7,7 +7,7 @@ ARGS ?=
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv demo test test-all bundled bench bench-framework bench-sampling study-sums study-plateau study-gate clean
+.PHONY: help venv demo test test-all bundled bench bench-framework bench-sampling bench-inner study-sums study-plateau study-gate clean
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 BIN := .venv/bin
@@ -59,13 +59,16 @@ bundled: venv ## train the bundled models again (training/)
 	$(BIN)/python training/sums.py $(ARGS)
 	$(BIN)/python training/people.py $(ARGS)
 
-bench: bench-framework bench-sampling ## every benchmark (benchmarks/)
+bench: bench-framework bench-sampling bench-inner ## every benchmark (benchmarks/)
 
 bench-framework: venv ## what a run costs besides its model: the sums recipe three times (about five minutes)
 	$(BIN)/python benchmarks/framework.py $(ARGS)
 
 bench-sampling: venv ## sampling beside generate and generate_batch, one thread (half an hour; ARGS="--models bundled" for less)
 	$(BIN)/python benchmarks/sampling.py $(ARGS)
+
+bench-inner: venv ## many adapters beside PEFT, one thread (half an hour; ARGS="--models 1m" for less, ARGS=--equal for equality)
+	$(BIN)/python benchmarks/inner.py $(ARGS)
 
 study-sums: venv ## the study of the sums world; goes on where it stopped (benchmarks/studies/)
 	$(BIN)/python benchmarks/studies/sums.py $(ARGS)
