@@ -7,7 +7,7 @@ ARGS ?=
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv demo test test-all bundled bench bench-framework bench-sampling bench-inner study-sums study-plateau study-gate clean
+.PHONY: help venv demo test test-all bundled bench bench-framework bench-sampling bench-inner study-sums study-plateau study-people study-gate clean
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 BIN := .venv/bin
@@ -75,6 +75,9 @@ study-sums: venv ## the study of the sums world; goes on where it stopped (bench
 
 study-plateau: venv ## does more pretraining move the bundled base? (about 25 minutes)
 	$(BIN)/python benchmarks/studies/plateau.py $(ARGS)
+
+study-people: venv ## does reinforcement make a better editor of bundled:people? goes on where it stopped (hours)
+	$(BIN)/python benchmarks/studies/people.py $(ARGS)
 
 study-gate: venv ## how often the gate is wrong, with simulated models (about five minutes)
 	PYTHONPATH=tests $(BIN)/python benchmarks/studies/gate.py $(ARGS)
