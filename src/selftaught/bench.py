@@ -169,7 +169,9 @@ class RunBench:
         def make(out: Path) -> Mapping[str, Any]:
             rows = tryer.run(self._parent, asked)
             write_rows(out / "rows.parquet", Tried, [r for some in rows for r in some])
-            return {"trials": len({t.id for t in asked}), "questions": sum(map(len, rows))}
+            different = {t.id: t for t in asked}.values()
+            learned = sum(tryer.config.epochs * len(e.completion_ids) for t in different for e in t.examples)
+            return {"trials": len(different), "questions": sum(map(len, rows)), "tokens": learned}
 
         key = digest(self._parent.digest, self.seed, tryer.key, [t.id for t in asked])
         unit = self._store.unit("trials", key, place, make)
