@@ -7,7 +7,7 @@ ARGS ?=
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv demo test test-all bundled bench bench-framework bench-sampling bench-inner study-sums study-plateau study-people study-gate clean
+.PHONY: help venv demo test test-all bundled bench bench-framework bench-sampling bench-inner bench-squad study-sums study-plateau study-people study-gate clean
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 BIN := .venv/bin
@@ -69,6 +69,9 @@ bench-sampling: venv ## sampling beside generate and generate_batch, one thread 
 
 bench-inner: venv ## many adapters beside PEFT, one thread (half an hour; ARGS="--models 1m" for less, ARGS=--equal for equality)
 	$(BIN)/python benchmarks/inner.py $(ARGS)
+
+bench-squad: venv ## a round of self-edits on SQuAD, 50 x 5 x 3, beside the reference's bill; goes on where it stopped
+	$(BIN)/python benchmarks/squad.py $(ARGS)
 
 study-sums: venv ## the study of the sums world; goes on where it stopped (benchmarks/studies/)
 	$(BIN)/python benchmarks/studies/sums.py $(ARGS)
