@@ -50,16 +50,6 @@ class Change:
     unit: str = "share"
 
 
-@dataclass(frozen=True)
-class Pair:
-    """A question that the parent got wrong and the candidate right."""
-
-    question: str
-    answer: str
-    before: str
-    after: str
-
-
 # ---------------------------------------------------------------- numbers
 
 
@@ -83,47 +73,6 @@ def gains(record: RunRecord) -> dict[str, float]:
     rules = record.final.decision.rules if record.final else ()
     known = {rule.name.removeprefix("gain on "): rule for rule in rules if rule.name.startswith("gain on ")}
     return {k: r.after - r.before for k, r in known.items() if r.after is not None and r.before is not None}
-
-
-@dataclass(frozen=True)
-class Flips:
-    """The items of one suite on which parent and candidate differ: ``won`` by the candidate, ``lost`` by it."""
-
-    suite: str
-    items: tuple[str, ...]
-    won: tuple[int, ...]
-    lost: tuple[int, ...]
-
-
-def flips(record: RunRecord) -> Flips | None:
-    """Of the vault, or of dev where the vault was not looked at or nothing was won on it."""
-    reports = record.reports()
-    for suite in ("vault", "dev"):
-        before, after = reports.get(("parent", suite)), reports.get(("candidate", suite))
-        if before is None or after is None or before.unit != "share":
-            continue
-        both = list(enumerate(zip(before.scores, after.scores, strict=True)))
-        found = Flips(
-            suite, before.items, tuple(i for i, (b, a) in both if b < a), tuple(i for i, (b, a) in both if a < b)
-        )
-        if found.won:
-            return found
-    return None
-
-
-def pairs(record: RunRecord, most: int = 3) -> list[Pair]:
-    """The first questions that the parent got wrong and the candidate right."""
-    found = flips(record)
-    return _read_pairs(record, found.suite, found.items, found.won[:most]) if found else []
-
-
-def _read_pairs(record: RunRecord, suite: str, items: Sequence[str], chosen: Sequence[int]) -> list[Pair]:
-    tasks = {t.id: t for t in read_rows(record.path / "tasks" / f"{suite}.parquet", Task)}
-    places = {key: e["place"] for key, e in record.evaluations().items()}
-    before, after = (
-        read_rows(record.path / places[role, suite] / "rows.parquet", Rollout) for role in ("parent", "candidate")
-    )
-    return [Pair(tasks[items[i]].question, tasks[items[i]].answer or "", before[i].text, after[i].text) for i in chosen]
 
 
 # ---------------------------------------------------------------- words
