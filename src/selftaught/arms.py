@@ -13,6 +13,7 @@ from selftaught.panels import Axis, axis
 from selftaught.parts import Entry, columns, part, spread
 from selftaught.types import Document, Metric, Report, Task
 
+Answer = tuple[str | None, float, str | None]  # of the first adapter, the score of all, why it does not count
 Reports = Mapping[tuple[str, str], Report]
 MEANINGS = {  # in the order of the page
     "candidate": "learned what the candidate wrote of the document",
@@ -98,8 +99,9 @@ def side_by_side(
     chosen = [("gained", n) for n in spread(gained, GAINED)] + [("lost", n) for n in spread(lost, LOST)]
     known = {d.id: d for d in documents.values()}
 
-    def questions(name: str) -> list[tuple[Task | None, Any, Any]]:
-        return [(tasks.get(suite, {}).get(before.items[i]), *(answers[i] for _, answers in sides)) for i in asked[name]]
+    def questions(name: str) -> list[tuple[Task | None, Answer, Answer]]:
+        known = tasks.get(suite, {})
+        return [(known.get(before.items[i]), sides[0][1][i], sides[1][1][i]) for i in asked[name]]
 
     rows = [(sign, known.get(n), [edits.get(n, []) for edits, _ in sides], questions(n)) for sign, n in chosen]
     return {"suite": suite, "n": len(change), "unit": before.unit, "documents": len(asked), "rows": rows,
@@ -109,8 +111,8 @@ def side_by_side(
 
 def _side(
     record: RunRecord, role: str, suite: str, documents: Mapping[str, Document]
-) -> tuple[dict[str, list[str]], list[tuple[str | None, float, str | None]]]:
-    """(edits by document, (the first adapter's answer, the score of all, error) by question)."""
+) -> tuple[dict[str, list[str]], list[Answer]]:
+    """Edits by document, and answers in the order of the questions."""
     unit = record.evaluations()[role, suite]
     edits: dict[str, list[str]] = {}
     for task_id, text in columns(part(record, unit, "rows.parquet"), "task_id", "text"):

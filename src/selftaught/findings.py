@@ -16,11 +16,10 @@ from selftaught.types import Document, Metric, Rollout, Verdict
 BINS = 20
 WITH, WITHOUT = 4, 2  # documents shown: with an edit that was learned, and with none
 OF_REWARDS = {  # metric -> (what it says, whether it is a difference, what it is counted over)
-    "without an edit": ("what the model answers with no adapter", False, "documents"),
+    "without an edit": ("what the model reaches with no adapter", False, "documents"),
     "all edits": ("mean reward of every edit that was tried", False, "edits"),
-    "learned edits": ("of those learned from; chosen by these very rewards, so it looks better than it is", False,
-                      "edits"),
-    "best edit, honestly above the mean": ("what an edit that was best under some adapter seeds gains under another",
+    "learned edits": ("chosen by these very rewards, so they look better than they are", False, "edits"),
+    "best edit, honestly above the mean": ("what the edit that was best under some adapter seeds gains under another",
                                            True, "documents"),
 }  # fmt: skip
 SHARES = {
@@ -32,11 +31,11 @@ SHARES = {
 
 @dataclass(frozen=True)
 class Found:
-    """One metric: ``unit`` as in Report, or "" for a number without one."""
+    """One metric. ``change``: it is a difference; ``over``: what ``metric.n`` counts."""
 
     name: str
     metric: Metric
-    unit: str = ""
+    unit: str = "score"
     meaning: str = ""
     change: bool = False
     over: str = ""
@@ -70,8 +69,8 @@ def _verdicts(record: RunRecord) -> list[Verdict]:
 
 
 def unit_of(verdicts: Sequence[Verdict]) -> str:
-    """Unit of the rewards, "" where nothing says."""
-    return UNIT_OF.get(verdicts[0].by.removeprefix("reward:"), "") if verdicts else ""
+    """Unit of the rewards; they are plain scores where nothing says more."""
+    return UNIT_OF.get(verdicts[0].by.removeprefix("reward:"), "score") if verdicts else "score"
 
 
 def edits(record: RunRecord, documents: Mapping[str, Document]) -> dict[str, Any] | None:

@@ -44,7 +44,7 @@ def columns(path: Path | None, *names: str) -> Iterator[tuple[Any, ...]]:
 def studied(record: RunRecord) -> dict[str, Document]:
     """Documents by the id of the task that asks for an edit of them; empty where the method writes none."""
     path = last_part(record, "tasks", "documents.parquet")
-    method = load.make("methods", record.recipe.method) if path else None
+    method: Any = load.make("methods", record.recipe.method) if path else None
     if path is None or not hasattr(method, "study"):
         return {}
     return {method.study(d).id: d for d in read_rows(path, Document)}
