@@ -23,7 +23,7 @@ MEANINGS = {  # in the order of the page
     "oracle": "learned perfect edits, which only a generated world has",
     "passage": "learned the document alone",
     "in_context": "learned nothing; the document stood before the question",
-    "retrieval": "learned nothing; the document that a search found for the question stood before it",
+    "retrieval": "learned nothing; the document that a search found stood before it",
     "base": "learned nothing and saw no document",
 }
 GAINED, LOST = 5, 3  # documents shown

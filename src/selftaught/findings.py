@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,11 +10,13 @@ from typing import Any
 from selftaught.evaluate import UNIT_OF
 from selftaught.ledger import RunRecord, read_report
 from selftaught.panels import axis
-from selftaught.parts import last_part, part, spread
+from selftaught.parts import columns, last_part, part, spread
 from selftaught.rows import read_rows
-from selftaught.types import Document, Metric, Rollout, Verdict
+from selftaught.types import MIXED_IN, Document, Metric, Rollout, Verdict
 
 BINS = 20
+FATES = ("learned from", "chosen", "refused by a filter", "learned against", "not chosen")
+TAKEN = FATES[:2]
 WITH, WITHOUT = 4, 2  # documents shown: with an edit that was learned, and with none
 OF_REWARDS = {  # metric -> (what it says, whether it is a difference, what it is counted over)
     "without an edit": ("what the model reaches with no adapter", False, "documents"),
@@ -47,8 +50,12 @@ class Edit:
 
     text: str
     reward: float
-    learned: bool
+    fate: str
     reason: str
+
+    @property
+    def learned(self) -> bool:
+        return self.fate in TAKEN
 
 
 def findings(record: RunRecord) -> list[Found]:
@@ -78,10 +85,28 @@ def edits(record: RunRecord, documents: Mapping[str, Document]) -> dict[str, Any
     metrics, verdicts = findings(record), _verdicts(record)
     if not metrics:
         return None
-    rewards = [(float(v.value or 0), v.ok) for v in verdicts]
-    unit = unit_of(verdicts)
-    return {"metrics": metrics, "unit": unit, "n": len(verdicts), "learned": sum(ok for _, ok in rewards),
-            "histogram": histogram(rewards, unit), "shown": shown(record, verdicts, documents)}  # fmt: skip
+    weights, unit = _weights(record), unit_of(verdicts)
+    fates = {v.subject: fate(v, weights) for v in verdicts}
+    counts, rewards = Counter(fates.values()), [(float(v.value or 0), fates[v.subject] in TAKEN) for v in verdicts]
+    return {"metrics": metrics, "unit": unit, "n": len(verdicts), "fates": {f: counts[f] for f in FATES if counts[f]},
+            "histogram": histogram(rewards, unit), "shown": shown(record, verdicts, fates, documents)}  # fmt: skip
+
+
+def _weights(record: RunRecord) -> dict[str, float] | None:
+    """Weight of every edit that was learned, by its rollout; None where nothing has been curated."""
+    path = last_part(record, "reviewed", "kept.parquet") or last_part(record, "examples", "kept.parquet")
+    kept = columns(path, "parents", "weight", "source")
+    return {p[0]: weight for p, weight, source in kept if p and source not in MIXED_IN} if path else None
+
+
+def fate(verdict: Verdict, weights: Mapping[str, float] | None) -> str:
+    """One of ``FATES``: what became of an edit after its trial."""
+    if weights is None:
+        return "chosen" if verdict.ok else "not chosen"
+    weight = weights.get(verdict.subject)
+    if weight is None:
+        return "refused by a filter" if verdict.ok else "not chosen"
+    return "learned from" if weight > 0 else "learned against"
 
 
 def histogram(rewards: Sequence[tuple[float, bool]], unit: str) -> dict[str, Any] | None:
@@ -99,7 +124,7 @@ def histogram(rewards: Sequence[tuple[float, bool]], unit: str) -> dict[str, Any
 
 
 def shown(
-    record: RunRecord, verdicts: Sequence[Verdict], documents: Mapping[str, Document]
+    record: RunRecord, verdicts: Sequence[Verdict], fates: Mapping[str, str], documents: Mapping[str, Document]
 ) -> list[tuple[Document | None, list[Edit]]]:
     """Documents with an edit that was learned and the one of least reward, then documents of which none was learned."""
     by_document: dict[str, list[Edit]] = {}
@@ -107,7 +132,7 @@ def shown(
     for v in verdicts:
         if v.subject in texts:
             task_id, text = texts[v.subject]
-            by_document.setdefault(task_id, []).append(Edit(text, float(v.value or 0), v.ok, v.reason))
+            by_document.setdefault(task_id, []).append(Edit(text, float(v.value or 0), fates[v.subject], v.reason))
     taught = [t for t, some in by_document.items() if any(e.learned for e in some)]
     idle = [t for t in by_document if t not in set(taught)]
     chosen = spread(taught, WITH) + spread(idle, WITHOUT)
@@ -115,9 +140,9 @@ def shown(
 
 
 def _extremes(some: Sequence[Edit]) -> list[Edit]:
-    """The learned edit of most reward (else the best one), and of the others the one of least."""
+    """The learned edit of most reward (else the best one), and of the others one of least that says something else."""
     best = max(some, key=lambda e: (e.learned, e.reward))
-    rest = [e for e in some if e is not best and not e.learned]
+    rest = [e for e in some if e.text != best.text and not e.learned]
     return [best, min(rest, key=lambda e: e.reward)] if rest else [best]
 
 
