@@ -56,12 +56,17 @@ def write_report(folder: Path) -> Path:
     Raises RecipeError for a folder that is no run, and IntegrityError when a file that would be quoted is not what the
     chain says.
     """
+    page = drawn(contents(read_run(folder)))
+    write_file(folder / "report.html", page.encode())
+    return folder / "report.html"
+
+
+def drawn(shown: Mapping[str, Any]) -> str:
+    """The page of what ``contents`` read."""
     env = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined,
                       finalize=spelled, trim_blocks=True, lstrip_blocks=True)  # fmt: skip
     env.filters.update(written=written, date=date, decimals=decimals, quoted=shlex.quote)
-    page = env.get_template("report.html.j2").render(**contents(read_run(folder)))
-    write_file(folder / "report.html", page.encode())
-    return folder / "report.html"
+    return env.get_template("report.html.j2").render(**shown)
 
 
 def contents(record: RunRecord) -> dict[str, Any]:
