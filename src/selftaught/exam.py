@@ -131,6 +131,8 @@ def _known(record: ledger.RunRecord, suite: Sequence[Task]) -> dict[str, int]:
     folder = record.path / unit["place"]
     check_files(folder, unit["files"])
     for path in sorted(folder.glob("*.parquet")):
+        if path.stem == "documents":
+            continue
         held = Held(t.prompt for t in read_rows(path, Task))
         counts[path.stem] = sum(held.shows(t.prompt) for t in suite)
     if counts.get("test"):
