@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 import random
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from statistics import fmean
 from typing import Literal
@@ -256,14 +256,13 @@ class Selfedit:
     def _record(self, edits: Sequence[Edit], weights: Sequence[float], base: dict[str, float], bench: Bench) -> None:
         tables = [np.array([e.rewards for e in g if len(e.rewards) == self.options.seeds]) for g in _by_document(edits)]
         tables = [t for t in tables if t.size]
-        beaten = [e.reward > base[e.document.id] for e in edits if base]
         kept = [e for e, w in zip(edits, weights, strict=True) if w > 0]
         found = {
-            "without an edit": _mean([base[p] for p in base]),
-            "all edits": _mean([e.reward for e in edits]),
-            "learned edits": _mean([e.reward for e in kept]),
+            "without an edit": _mean([*base.values()]),
+            "all edits": _over_documents(edits, lambda e: e.reward),
+            "learned edits": _over_documents(kept, lambda e: e.reward),
             "best edit, honestly above the mean": _mean(_rewards.honest_best(tables)),
-            "edits that beat none": _mean([float(b) for b in beaten]),
+            "edits that beat none": _over_documents(edits if base else [], lambda e: e.reward > base[e.document.id]),
             "reliability": _rewards.reliability_of(tables),
             "statements supported, of all edits": _supported(edits),
             "statements supported, of learned edits": _supported(kept),
@@ -286,13 +285,18 @@ def _by_document(edits: Sequence[Edit]) -> list[list[Edit]]:
 
 
 def _supported(edits: Sequence[Edit]) -> Metric | None:
-    """Share of judged statements that their passages support, with an interval over edits."""
-    shares = [fmean(s == "supported" for s in judged) for e in edits if (judged := [s for s in e.support if s])]
-    return _mean(shares)
+    """Share of judged statements that their passages support, a mean over edits."""
+    judged = [e for e in edits if any(e.support)]
+    return _over_documents(judged, lambda e: fmean(s == "supported" for s in e.support if s))
 
 
 def _lost(row: Tried) -> bool:
     return row.answer is None and not row.text and row.error is not None
+
+
+def _over_documents(edits: Sequence[Edit], value: Callable[[Edit], float]) -> Metric | None:
+    """The mean over documents of the mean over their edits: edits of one document are no independent ones."""
+    return _mean([fmean(map(value, some)) for some in _by_document(edits)])
 
 
 def _mean(values: Sequence[float]) -> Metric | None:
