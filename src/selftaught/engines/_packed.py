@@ -4,8 +4,8 @@ A cell is what one adapter runs at once: a few sequences, padded on the right to
 weights see a pack's tokens flat; adapters and attention see cells, those of one shape together. Only adapters get a
 gradient, so the backward is written out, beside the forward: nothing is made that no adapter needs.
 
-``dtype`` is that of products. The residual stream, norms, attention and losses are float32 throughout. The figures of a
-cell depend on its own shape alone, so they are the same, bit for bit on a CPU, whatever else is in the pack.
+``dtype`` is that of products with frozen matrices; all else is float32. The figures of a cell depend on its own shape
+alone, so they are the same, bit for bit on a CPU, whatever else is in the pack.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from selftaught.engines._product import Back, Group, Live, Product
 from selftaught.types import Example
 
 LONG = 384  # a wider attention goes by torch's own, which keeps no scores
-ROWS = 16  # places that carry loss are filled up to a multiple of these
+ROWS = 64  # tokens and labels are filled up to a multiple of these: a matrix library pays for every size it meets
 LOGITS = 1 << 23  # made at once
 
 
@@ -71,7 +71,9 @@ class Pack:
                 positions += [*range(shape[1])] * shape[0]
                 self.spans.append(slice(count, len(labels)))
             self.groups.append(Group(slice(first, len(self.spans)), slice(begin, len(ids)), shape))
-        self.labels = len(labels)
+        self.tokens, self.labels = len(ids), len(labels)
+        ids += [0] * (-len(ids) % ROWS)
+        positions += [0] * (len(ids) - len(positions))
         labels += [(0, 0, 0.0)] * (-len(labels) % ROWS or ROWS * (not labels))
         at, target, weight = zip(*labels, strict=True)
         self.ids, self.positions = torch.tensor(ids, device=device), torch.tensor(positions, device=device)
@@ -119,7 +121,7 @@ class Packed:
     def gradients(self, cells: Sequence[Cell]) -> tuple[list[float], torch.Tensor]:
         """Per cell its loss (a sum over tokens, by ``total``), and that loss's gradient by its adapter, [cells, P]."""
         pack = Pack(cells, self.device)
-        live = Live(self.adapters, [c.row for c in cells], self.frozen.dtype, learning=True)
+        live = Live(self.adapters, [c.row for c in cells], learning=True)
         assert live.gradients is not None
         x = functional.embedding(pack.ids, self.frozen.embed).float()
         backs: list[Back] = []
@@ -137,7 +139,7 @@ class Packed:
     def logprobs(self, cells: Sequence[Cell]) -> list[list[float]]:
         """Per cell the natural-log probabilities of its completion tokens, one sequence after the other."""
         pack = Pack(cells, self.device)
-        live = Live(self.adapters, [c.row for c in cells], self.frozen.dtype)
+        live = Live(self.adapters, [c.row for c in cells])
         x = functional.embedding(pack.ids, self.frozen.embed).float()
         for layer in self.layers:
             x, _ = layer(x, pack, live, self._turn(pack))
@@ -154,16 +156,16 @@ class Packed:
 
         The head is frozen, so its gradient is made with the logits and these are kept no longer.
         """
-        h, back = _rms(x[pack.at], self.frozen.norm, self.lean.eps, self.frozen.dtype)
-        dh, losses = torch.empty_like(h), h.new_empty(len(h), dtype=torch.float32)
+        h, back = _rms(x[pack.at], self.frozen.norm, self.lean.eps)
+        dh, losses, dtype = torch.empty_like(h), h.new_empty(len(h)), self.frozen.dtype
         rows = max(ROWS, LOGITS // len(self.frozen.head) // ROWS * ROWS)
         for part in (slice(i, i + rows) for i in range(0, len(h), rows)):
-            logits = functional.linear(h[part], self.frozen.head).float()
+            logits = functional.linear(h[part].to(dtype), self.frozen.head).float()
             p = torch.softmax(logits, -1)
             losses[part] = logits.amax(-1) - p.amax(-1).log() - logits.gather(1, pack.target[part])[:, 0]
             if learning:
                 p.scatter_add_(1, pack.target[part], p.new_full((len(p), 1), -1.0))
-                torch.mm(p.mul_(pack.weight[part, None]).to(h.dtype), self.frozen.head, out=dh[part])
+                dh[part] = torch.mm(p.mul_(pack.weight[part, None]).to(dtype), self.frozen.head)
         dx = torch.zeros_like(x)
         if learning:
             dx[pack.at[: pack.labels]] = back(dh)[: pack.labels]
@@ -195,20 +197,20 @@ class _Layer:
     def __call__(
         self, x: torch.Tensor, pack: Pack, live: Live, turn: tuple[torch.Tensor, torch.Tensor]
     ) -> tuple[torch.Tensor, Back]:
-        dtype, eps = self.qkv.weight.dtype, self.model.eps
-        h, norm_back = _rms(x, self.weights["before"], eps, dtype)
+        eps = self.model.eps
+        h, norm_back = _rms(x, self.weights["before"], eps)
         qkv, qkv_back = self.qkv(h, pack.groups, live)
         seen, attention_back = self._attend(qkv, pack, turn)
         y, out_back = self.out(seen, pack.groups, live)
         x = x + y
-        h, after_back = _rms(x, self.weights["after"], eps, dtype)
+        h, after_back = _rms(x, self.weights["after"], eps)
         both, both_back = self.gate_up(h, pack.groups, live)
         product, gate_back = _gated(both)
         y, down_back = self.down(product, pack.groups, live)
 
         def back(dx: torch.Tensor) -> torch.Tensor:
-            dx = dx + after_back(both_back(gate_back(down_back(dx.to(dtype)))))
-            dseen = out_back(dx.to(dtype))
+            dx = dx + after_back(both_back(gate_back(down_back(dx))))
+            dseen = out_back(dx)
             if not self.first:
                 return dx + norm_back(qkv_back(attention_back(dseen)))
             if self.qkv.parts:
@@ -223,9 +225,9 @@ class _Layer:
         """What every token sees, [tokens, heads * size], from [tokens, (heads + 2 kv_heads) * size]."""
         kv, size = self.model.kv_heads, self.model.size
         heads, both = self.model.heads, self.model.heads + kv
-        every = qkv.float().view(len(qkv), -1, size)
+        every = qkv.view(len(qkv), -1, size)
         turned, turn_back = self._turned(every[:, :both], *turn)
-        seen = torch.empty(len(qkv), heads, size, dtype=qkv.dtype, device=qkv.device)
+        seen = qkv.new_zeros(len(qkv), heads, size)
         backs: list[Any] = []
         for group in pack.groups:
             at, parts = group.tokens, (turned[:, :heads], turned[:, heads:], every[:, both:])
@@ -234,14 +236,14 @@ class _Layer:
             backs.append(back)
 
         def attention_back(dseen: torch.Tensor) -> torch.Tensor:
-            dseen = dseen.float().view(len(qkv), heads, size)
-            devery = torch.empty_like(every)
+            dseen = dseen.view(len(qkv), heads, size)
+            devery = torch.zeros_like(every)
             parts = devery[:, :heads], devery[:, heads:both], devery[:, both:]
             for group, back in zip(pack.groups, backs, strict=True):
                 for found, part in zip(back(_apart(dseen[group.tokens], group, kv)), parts, strict=True):
                     _join(found, part[group.tokens], group, kv)
             devery[:, :both] = turn_back(devery[:, :both])
-            return devery.view(len(qkv), -1).to(qkv.dtype)
+            return devery.view(len(qkv), -1)
 
         return seen.view(len(qkv), -1), attention_back
 
@@ -249,8 +251,8 @@ class _Layer:
         """Queries and keys [tokens, heads + kv_heads, size], normed where the model does that, at their positions."""
         heads, half, backs = self.model.heads, self.model.size // 2, list[Back]()
         if self.weights["query_norm"] is not None:
-            q, q_back = _rms(both[:, :heads], self.weights["query_norm"], self.model.eps, both.dtype)
-            k, k_back = _rms(both[:, heads:], self.weights["key_norm"], self.model.eps, both.dtype)
+            q, q_back = _rms(both[:, :heads], self.weights["query_norm"], self.model.eps)
+            k, k_back = _rms(both[:, heads:], self.weights["key_norm"], self.model.eps)
             both, backs = torch.cat([q, k], 1), [q_back, k_back]
 
         def back(d: torch.Tensor) -> torch.Tensor:
@@ -263,15 +265,15 @@ class _Layer:
 # ---------------------------------------------------------------- parts of a layer
 
 
-def _rms(x: torch.Tensor, weight: torch.Tensor, eps: float, dtype: torch.dtype) -> tuple[torch.Tensor, Back]:
+def _rms(x: torch.Tensor, weight: torch.Tensor, eps: float) -> tuple[torch.Tensor, Back]:
     """x over its root mean square, times ``weight``."""
     by = (x.square().mean(-1, keepdim=True) + eps).rsqrt()
 
     def back(dh: torch.Tensor) -> torch.Tensor:
-        g = dh.float() * weight
+        g = dh * weight
         return by * (g - x * (by * by * (g * x).mean(-1, keepdim=True)))
 
-    return (x * by * weight).to(dtype), back
+    return x * by * weight, back
 
 
 def _gated(both: torch.Tensor) -> tuple[torch.Tensor, Back]:

@@ -31,20 +31,20 @@ class Group:
 
 
 class Live:
-    """The adapters of a pack's cells, a row each: ``values`` [cells, P] in the dtype of products, ``scales``
-    [cells, 1, 1], and ``gradients``, where they are made."""
+    """The adapters of a pack's cells, a row each: ``values`` [cells, P], ``scales`` [cells, 1, 1], and ``gradients``,
+    where they are made."""
 
-    def __init__(self, adapters: Adapters, rows: Sequence[int], dtype: torch.dtype, learning: bool = False) -> None:
-        taken = adapters.take(rows)
-        self.values = taken.to(dtype)
-        self.scales = adapters.scales[torch.tensor(rows, device=taken.device)][:, None, None]
-        self.gradients = torch.empty_like(taken) if learning else None
+    def __init__(self, adapters: Adapters, rows: Sequence[int], learning: bool = False) -> None:
+        self.values = adapters.take(rows)
+        self.scales = adapters.scales[torch.tensor(rows, device=self.values.device)][:, None, None]
+        self.gradients = torch.empty_like(self.values) if learning else None
 
 
 class Product:
     """y = x W' + bias, and on parts of y the adapters' s B A x. ``weight`` [outputs, inputs].
 
-    ``parts``: the linear layers that were joined in W, each with its outputs, in order.
+    The product with W is made in W's own dtype; all else, and what goes in and comes out, is float32. ``parts``: the
+    linear layers that were joined in W, each with its outputs, in order.
     """
 
     def __init__(
@@ -65,20 +65,24 @@ class Product:
 
     def __call__(self, x: torch.Tensor, groups: Sequence[Group], live: Live) -> tuple[torch.Tensor, Back]:
         """y [tokens, outputs] of x [tokens, inputs]."""
-        y = functional.linear(x, self.weight, self.bias)
-        some = groups if self.parts else ()
-        inner = [self.add(g.view(y), g.view(x), live.values[g.cells], live.scales[g.cells]) for g in some]
+        y = functional.linear(x.to(self.weight.dtype), self.weight, self.bias).float()
+        if not self.parts:
+            return y, self._through  # holds no x
+        inner = [self.add(g.view(y), g.view(x), live.values[g.cells], live.scales[g.cells]) for g in groups]
 
         def back(dy: torch.Tensor, onward: bool = True) -> torch.Tensor:
             """The gradient by x, if it is to go ``onward``; those by A and B are written to ``live``."""
-            dx = torch.mm(dy, self.weight) if onward else dy
-            for group, held in zip(some, inner, strict=True):
+            dx = self._through(dy) if onward else dy
+            for group, held in zip(groups, inner, strict=True):
                 dinner = self._learn(group.view(dy), group.view(x), held, group, live)
                 if onward:
                     group.view(dx).baddbmm_(dinner, self._down(live.values[group.cells]))
             return dx
 
         return y, back
+
+    def _through(self, dy: torch.Tensor) -> torch.Tensor:
+        return torch.mm(dy.to(self.weight.dtype), self.weight).float()
 
     def add(self, y: torch.Tensor, x: torch.Tensor, rows: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:
         """y [cells, tokens, outputs] += s B A x by the adapter of each cell. Returns s A x."""
