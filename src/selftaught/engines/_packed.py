@@ -26,7 +26,7 @@ from selftaught.types import Example
 
 LONG = 384  # a wider attention goes by torch's own, which keeps no scores
 ROWS = 64  # tokens and labels are filled up to a multiple of these: a matrix library pays for every size it meets
-LOGITS = 1 << 23  # made at once
+LOGITS = 1 << 18  # made at once, so that they stay in the cache
 
 
 @dataclass(frozen=True)
@@ -123,10 +123,10 @@ class Packed:
         pack = Pack(cells, self.device)
         live = Live(self.adapters, [c.row for c in cells], learning=True)
         assert live.gradients is not None
-        x = functional.embedding(pack.ids, self.frozen.embed).float()
+        x, turn = functional.embedding(pack.ids, self.frozen.embed).float(), self._turn(pack)
         backs: list[Back] = []
         for layer in self.layers:
-            x, back = layer(x, pack, live, self._turn(pack))
+            x, back = layer(x, pack, live, turn)
             backs.append(back)
         losses, dx = self._losses(x, pack, learning=True)
         for back in reversed(backs):
@@ -140,9 +140,9 @@ class Packed:
         """Per cell the natural-log probabilities of its completion tokens, one sequence after the other."""
         pack = Pack(cells, self.device)
         live = Live(self.adapters, [c.row for c in cells])
-        x = functional.embedding(pack.ids, self.frozen.embed).float()
+        x, turn = functional.embedding(pack.ids, self.frozen.embed).float(), self._turn(pack)
         for layer in self.layers:
-            x, _ = layer(x, pack, live, self._turn(pack))
+            x, _ = layer(x, pack, live, turn)
         found = self._losses(x, pack, learning=False)[0].double().cpu().numpy()
         return [(-found[span]).tolist() for span in pack.spans]
 
@@ -271,9 +271,10 @@ def _rms(x: torch.Tensor, weight: torch.Tensor, eps: float) -> tuple[torch.Tenso
 
     def back(dh: torch.Tensor) -> torch.Tensor:
         g = dh * weight
-        return by * (g - x * (by * by * (g * x).mean(-1, keepdim=True)))
+        along = (g * x).mean(-1, keepdim=True).mul_(by).mul_(by)
+        return g.addcmul_(x, along, value=-1).mul_(by)
 
-    return x * by * weight, back
+    return (x * by).mul_(weight), back
 
 
 def _gated(both: torch.Tensor) -> tuple[torch.Tensor, Back]:
@@ -282,7 +283,11 @@ def _gated(both: torch.Tensor) -> tuple[torch.Tensor, Back]:
     open_ = functional.silu(gate)
 
     def back(d: torch.Tensor) -> torch.Tensor:
-        return torch.cat([torch.ops.aten.silu_backward(d * up, gate), d * open_], -1)
+        dboth = torch.empty_like(both)
+        dgate, dup = dboth.chunk(2, -1)
+        torch.ops.aten.silu_backward.grad_input(d * up, gate, grad_input=dgate)
+        torch.mul(d, open_, out=dup)
+        return dboth
 
     return open_ * up, back
 

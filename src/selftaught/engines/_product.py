@@ -88,7 +88,7 @@ class Product:
         """y [cells, tokens, outputs] += s B A x by the adapter of each cell. Returns s A x."""
         inner = torch.bmm(x, self._down(rows).transpose(1, 2)).mul_(scales)
         for part, (outputs, _) in enumerate(self.parts):
-            y[..., outputs].baddbmm_(inner[..., self._of(part)], self._up(rows, part).transpose(1, 2))
+            y[..., outputs] += torch.bmm(inner[..., self._of(part)], self._up(rows, part).transpose(1, 2))
         return inner
 
     def _learn(self, dy: torch.Tensor, x: torch.Tensor, inner: torch.Tensor, group: Group, live: Live) -> torch.Tensor:
