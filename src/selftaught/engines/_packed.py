@@ -115,7 +115,7 @@ class Packed:
     def __init__(self, frozen: Frozen, adapters: Adapters) -> None:
         self.frozen, self.adapters, self.lean = frozen, adapters, frozen.lean
         self.device = frozen.embed.device
-        self.layers = [_Layer(i, w, frozen.lean, adapters) for i, w in enumerate(frozen.layers)]
+        self.layers = [Block(i, w, frozen.lean, adapters) for i, w in enumerate(frozen.layers)]
 
     @torch.no_grad()
     def gradients(self, cells: Sequence[Cell]) -> tuple[list[float], torch.Tensor]:
@@ -172,11 +172,13 @@ class Packed:
         return losses, dx
 
 
-class _Layer:
+class Block:
     """One decoder layer: norms, attention, and four products, each with its adapters."""
 
     def __init__(self, number: int, weights: dict[str, Any], model: Lean, adapters: Adapters) -> None:
-        self.weights, self.model, self.first = weights, model, number == 0
+        self.model, self.first = model, number == 0
+        self.before, self.after = weights["before"], weights["after"]
+        self.query_norm, self.key_norm = weights["query_norm"], weights["key_norm"]
         q, kv, inner = model.heads * model.size, model.kv_heads * model.size, len(weights["gate_up"]) // 2
         parts = {
             "qkv": {"self_attn.q_proj": q, "self_attn.k_proj": kv, "self_attn.v_proj": kv},
@@ -198,12 +200,12 @@ class _Layer:
         self, x: torch.Tensor, pack: Pack, live: Live, turn: tuple[torch.Tensor, torch.Tensor]
     ) -> tuple[torch.Tensor, Back]:
         eps = self.model.eps
-        h, norm_back = _rms(x, self.weights["before"], eps)
+        h, norm_back = _rms(x, self.before, eps)
         qkv, qkv_back = self.qkv(h, pack.groups, live)
         seen, attention_back = self._attend(qkv, pack, turn)
         y, out_back = self.out(seen, pack.groups, live)
         x = x + y
-        h, after_back = _rms(x, self.weights["after"], eps)
+        h, after_back = _rms(x, self.after, eps)
         both, both_back = self.gate_up(h, pack.groups, live)
         product, gate_back = _gated(both)
         y, down_back = self.down(product, pack.groups, live)
@@ -250,9 +252,9 @@ class _Layer:
     def _turned(self, both: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> tuple[torch.Tensor, Back]:
         """Queries and keys [tokens, heads + kv_heads, size], normed where the model does that, at their positions."""
         heads, half, backs = self.model.heads, self.model.size // 2, list[Back]()
-        if self.weights["query_norm"] is not None:
-            q, q_back = _rms(both[:, :heads], self.weights["query_norm"], self.model.eps)
-            k, k_back = _rms(both[:, heads:], self.weights["key_norm"], self.model.eps)
+        if self.query_norm is not None:
+            q, q_back = _rms(both[:, :heads], self.query_norm, self.model.eps)
+            k, k_back = _rms(both[:, heads:], self.key_norm, self.model.eps)
             both, backs = torch.cat([q, k], 1), [q_back, k_back]
 
         def back(d: torch.Tensor) -> torch.Tensor:
