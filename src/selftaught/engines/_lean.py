@@ -39,8 +39,9 @@ class Layer:
 
 def _joined(*parts: Any) -> tuple[torch.Tensor, torch.Tensor | None]:
     """One matrix of several, which become parts of it, so that no weight is kept twice."""
-    bias = None if parts[0].bias is None else torch.cat([p.bias for p in parts])
-    weight = torch.cat([p.weight for p in parts])
+    with torch.inference_mode(False), torch.no_grad():  # the model may still be trained
+        bias = None if parts[0].bias is None else torch.cat([p.bias for p in parts])
+        weight = torch.cat([p.weight for p in parts])
     for part, own in zip(parts, torch.split(weight, [len(p.weight) for p in parts]), strict=True):
         part.weight.data = own
     return weight, bias
