@@ -92,14 +92,14 @@ class Course:
 
 
 class Adapters:
-    """Row k is the adapter of ``jobs[k]``, whose rank and layers are those of all.
+    """Row k is the adapter of ``jobs[k]``, whose rank and layers are those of all. Without batches it is zero.
 
     ``values`` [K, P] float32: every A, then every B, in the order of ``sites``, so that the A's of neighbours with one
     input are one matrix.
     """
 
     def __init__(self, sites: Sequence[Site], jobs: Sequence[TuneJob], device: Any) -> None:
-        self.sites, self.rank = list(sites), jobs[0].lora_rank
+        self.sites, self.rank = list(sites), next((job.lora_rank for job in jobs if job.batches), 1)
         self.courses = [Course(job) for job in jobs]
         sizes = [self.rank * s.inputs for s in sites] + [self.rank * s.outputs for s in sites]
         self.offsets = [sum(sizes[:i]) for i in range(len(sizes) + 1)]

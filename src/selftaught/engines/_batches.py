@@ -29,15 +29,15 @@ def plan(requests: Sequence[Request], slots: int, workers: int = 1) -> list[list
     worker where there are samples enough."""
     kinds: dict[tuple[str, str], list[int]] = {}
     for i in sorted(range(len(requests)), key=lambda i: (len(requests[i].prompt_ids), i)):
-        kinds.setdefault(_kind(requests[i]), []).append(i)
+        kinds.setdefault(kind(requests[i]), []).append(i)
     total = sum(len(r.seeds) for r in requests)
     batches: list[list[Part]] = []
-    for kind in sorted(kinds):
-        batches += _cut(requests, kinds[kind], min(BATCH_SLOTS * slots, max(MIN_ROWS, total // (2 * workers))))
+    for _, alike in sorted(kinds.items()):
+        batches += _cut(requests, alike, min(BATCH_SLOTS * slots, max(MIN_ROWS, total // (2 * workers))))
     return batches
 
 
-def _kind(request: Request) -> tuple[str, str]:
+def kind(request: Request) -> tuple[str, str]:
     """What the rows of a batch have in common; each may end at a length of its own."""
     return request.checkpoint.digest, repr(replace(request.sampling, n=1, min_tokens=0, max_tokens=0))
 

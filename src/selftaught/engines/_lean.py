@@ -39,8 +39,9 @@ class Layer:
 
 def _joined(*parts: Any) -> tuple[torch.Tensor, torch.Tensor | None]:
     """One matrix of several, which become parts of it, so that no weight is kept twice."""
-    bias = None if parts[0].bias is None else torch.cat([p.bias for p in parts])
-    weight = torch.cat([p.weight for p in parts])
+    with torch.inference_mode(False), torch.no_grad():  # the model may still be trained
+        bias = None if parts[0].bias is None else torch.cat([p.bias for p in parts])
+        weight = torch.cat([p.weight for p in parts])
     for part, own in zip(parts, torch.split(weight, [len(p.weight) for p in parts]), strict=True):
         part.weight.data = own
     return weight, bias
@@ -80,7 +81,7 @@ class Lean:
             keys.view(-1, width)[: len(column)].scatter_(1, column, k.reshape(-1, 1))
             values.view(-1, size).index_copy_(0, at, v.reshape(-1, size))
             x = self._onward(layer, x, self._attend(q, keys, values, bands, masks))
-        return functional.linear(self._normed(x, self.norm), self.head)
+        return self._logits(x)
 
     def _attend(
         self,
@@ -122,7 +123,7 @@ class Lean:
             kept.append((k, v))
         last = x[torch.arange(len(prompts), device=x.device), lengths - 1]
         last = functional.pad(last, (0, 0, 0, max(0, FLOOR - len(last))))
-        logits = functional.linear(self._normed(last, self.norm), self.head)[: len(prompts)]
+        logits = self._logits(last)[: len(prompts)]
         return Read(logits, [k for k, _ in kept], [v for _, v in kept])
 
     # ------------------------------------------------------------ parts of a layer
@@ -131,8 +132,7 @@ class Lean:
         self, layer: Layer, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Queries, keys and values [..., heads, size], the first two rotated to their positions."""
-        every = functional.linear(self._normed(x, layer.before), layer.qkv, layer.qkv_bias)
-        every = every.view(*x.shape[:-1], -1, self.size)
+        every = self._joint(layer, x).view(*x.shape[:-1], -1, self.size)
         both, v = torch.split(every, [self.heads + self.kv_heads, self.kv_heads], -2)
         if layer.query_norm is not None:
             q, k = torch.split(both, [self.heads, self.kv_heads], -2)
@@ -141,11 +141,18 @@ class Lean:
         q, k = torch.split(both, [self.heads, self.kv_heads], -2)
         return q, k, v
 
+    def _joint(self, layer: Layer, x: torch.Tensor) -> torch.Tensor:
+        """Queries, keys and values side by side."""
+        return functional.linear(self._normed(x, layer.before), layer.qkv, layer.qkv_bias)
+
     def _onward(self, layer: Layer, x: torch.Tensor, seen: torch.Tensor) -> torch.Tensor:
         """The rest of a layer, behind its attention."""
         x = _added(x, seen, layer.out, layer.out_bias)
         gate, up = functional.linear(self._normed(x, layer.after), layer.gate_up, layer.gate_up_bias).chunk(2, -1)
         return _added(x, functional.silu(gate) * up, layer.down, layer.down_bias)
+
+    def _logits(self, x: torch.Tensor) -> torch.Tensor:
+        return functional.linear(self._normed(x, self.norm), self.head)
 
     def _normed(self, x: torch.Tensor, weight: torch.Tensor | None) -> torch.Tensor:
         return functional.rms_norm(x, (x.shape[-1],), weight, self.eps)

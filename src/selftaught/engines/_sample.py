@@ -276,11 +276,14 @@ def sample_batch(
     count: int,
     *,
     kernels: str = "",
+    by: Decoder | None = None,
     stop: StopToken = never,
 ) -> Iterator[tuple[Part, list[Completion]]]:
-    """One planned batch over ``count`` slots, part by part as they finish. Prompts must leave room in the context; the
-    caller checks that."""
-    yield from _Batch(decoder(model, kernels), model, tokens, requests, parts, count, stop).run()
+    """One planned batch over ``count`` slots, part by part as they finish, ``by`` this decoder or else the fastest.
+
+    Prompts must leave room in the context; the caller checks that.
+    """
+    yield from _Batch(by or decoder(model, kernels), model, tokens, requests, parts, count, stop).run()
 
 
 def sample(
@@ -291,7 +294,8 @@ def sample(
     room: Room,
     *,
     most: int,
-    kernels: str,
+    kernels: str = "",
+    by: Decoder | None = None,
     stop: StopToken = never,
 ) -> Iterator[tuple[Part, list[Completion]]]:
     """One planned batch over as many slots as fit into memory, part by part as they finish."""
@@ -301,7 +305,7 @@ def sample(
     while left:
         count = room.rows(min(most, sum(map(len, left))), width)
         try:
-            for part, found in sample_batch(model, tokens, requests, [*left], count, kernels=kernels, stop=stop):
+            for part, found in sample_batch(model, tokens, requests, [*left], count, kernels=kernels, by=by, stop=stop):
                 left.remove(part)
                 yield part, found
             continue

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from selftaught.engines import _stacked
+from selftaught.engines import _many, _stacked
 from selftaught.engines._ask import Asker
 from selftaught.engines._batches import Part
-from selftaught.engines.base import Notice, StopToken, TrialJob, Trialled, Tuned
+from selftaught.engines.base import Notice, StopToken, TrialJob, Trialled, Tuned, quiet
 
 MIN_JOBS = 8  # from so many on worker processes pay
 BATCH = 32  # jobs of a batch: what dies with a worker, and what is handed over at once
@@ -42,6 +42,10 @@ def run(
     for i, found in zip(plain, asker.ask(model, [jobs[i] for i in plain], kernels=kernels, stop=stop), strict=True):
         yield i, Trialled(Tuned((), 0), *found)
     others = [i for i, trial in enumerate(jobs) if trial.job.batches]
-    trained = _stacked.run(model, asker, [jobs[i] for i in others], bf16=bf16, free=free, stop=stop, notice=notice)
+    some = [jobs[i] for i in others]
+    if some and _many.fits(model):
+        trained = _many.run(model, tokens, some, bf16=bf16, stop=stop, progress=quiet, notice=notice)
+    else:
+        trained = _stacked.run(model, asker, some, bf16=bf16, free=free, stop=stop, notice=notice)
     for k, result in trained:
         yield others[k], result
