@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from selftaught import budget, gate, ledger, load, loop, paired
+from selftaught import budget, gate, ledger, load, loop, paired, questions
 from selftaught.config import Member, PrimaryConfig
 from selftaught.engines.base import Engine
 from selftaught.errors import DataError, IntegrityError, RunError
@@ -89,7 +89,7 @@ def _open_test(record: ledger.RunRecord) -> TaskSet:
         raise RunError(f"{record.name} has no test holdout.", hint="Set tasks.test in the recipe of a new run.")
     if record.trained is None:
         raise RunError(f"{record.name} has no trained model ({record.outcome}).", hint="A test set is opened once.")
-    whole = loop.load_whole(record.recipe)
+    whole = questions.recorded(loop.load_whole(record.recipe), record)
     _check_same(record, whole)
     registry, ids = ledger.tests_registry(record.recipe, record.path), [t.id for t in whole.test]
     ledger.open_test(registry, ids, record.trained["facts"]["digest"], record.name)
@@ -130,7 +130,7 @@ def _known(record: ledger.RunRecord, suite: Sequence[Task]) -> dict[str, int]:
     unit, counts = units[0], dict[str, int]()
     folder = record.path / unit["place"]
     check_files(folder, unit["files"])
-    for path in sorted(folder.glob("*.parquet")):
+    for path in sorted(p for p in folder.glob("*.parquet") if p.stem != "documents"):
         held = Held(t.prompt for t in read_rows(path, Task))
         counts[path.stem] = sum(held.shows(t.prompt) for t in suite)
     if counts.get("test"):
