@@ -67,7 +67,8 @@ def with_written(whole: TaskSet, recipe: Recipe, store: Store, bench: RunBench) 
     groups = bench.generate(asking, Sampling(max_tokens=config.max_tokens), role=ROLE)
     read = [_read(group, _document(t, whole), bench) for t, group in zip(whole.unasked, groups, strict=True)]
     tasks, dropped = _finished(whole, [w.pairs[: config.per_document] for w in read], f"written by {writer(recipe)}")
-    dropped.update(*(w.dropped for w in read))
+    for written in read:
+        dropped.update(written.dropped)
 
     def make(out: Path) -> Mapping[str, Any]:
         write_rows(out / "rows.parquet", Task, tasks)
@@ -140,7 +141,8 @@ def _placed(whole: TaskSet, tasks: Sequence[Task], facts: Mapping[str, Any], see
 
     note = (
         f"{facts['questions']} questions about {facts['with questions']} of {facts['documents']} documents that had"
-        f" none, and their answers, were written by {facts['by']}: a claim on them is one about agreement with that writer"
+        f" none, and their answers, were written by {facts['by']}: a claim on them is one about agreement with that"
+        " writer"
     )
     return replace(
         whole,

@@ -10,8 +10,8 @@ nothing of one question: filters after GPT-3 leave out frequent n-grams. Here an
 are boilerplate, because twelve words of an instruction and the first number after it are a rare n-gram that says as
 little. A last turn that so many prompts share ("go on") is compared as a whole prompt only, by the id of its task.
 
-Of a question about a document that may be learned from, only the wording is held out: n-grams that stand in the document
-do not count. A line that is a question counts wherever it stands, with its answer behind it too.
+Of a question about a document that may be learned from, only the wording is held out: n-grams that stand in the
+document do not count. A line that is a question counts wherever it stands, with its answer behind it too.
 """
 
 from __future__ import annotations
