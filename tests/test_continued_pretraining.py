@@ -203,10 +203,14 @@ def test_an_edit_with_the_asked_wording_is_rejected(edit: str) -> None:
 
 
 def test_short_questions_count_wherever_they_stand_in_a_line() -> None:
-    edits = ("Question 1: Where was it drunk? Answer: China", "Where it was drunk is known.")
+    edits = (
+        "Question 1: Where was it drunk? Answer: China",
+        "Q: where was it drunk A: China",
+        "Where it was drunk is known.",
+    )
     said = judged(*edits, question="Topic: Tea\nWhere was it drunk?")
-    assert said[0] is not None and "a line of it is a held-out question" in said[0]
-    assert said[1] is None
+    assert all(reason is not None and "a line of it is a held-out question" in reason for reason in said[:2])
+    assert said[2] is None
 
 
 def test_a_document_is_not_rejected_for_the_words_that_a_question_has_from_it() -> None:

@@ -10,14 +10,15 @@ import pytest
 
 import papers
 import small
-from selftaught import exam, loop, questions
+from selftaught import exam, loop, questions, summary
 from selftaught.config import Recipe, parse_recipe
 from selftaught.engines.scripted import Scripted
-from selftaught.errors import IntegrityError, ModelError, RecipeError, RunError, Stopped
+from selftaught.errors import EndpointError, IntegrityError, ModelError, RecipeError, RunError, Stopped
 from selftaught.integrity import verify
 from selftaught.ledger import GOOD, RunRecord, read_run
 from selftaught.rows import read_rows
 from selftaught.types import Document, Rollout, Task
+from serving import serving
 
 SELFEDIT = """
 name: docs
@@ -207,6 +208,27 @@ def test_other_documents_are_another_beginning(tmp_path: Path) -> None:
     with pytest.raises(IntegrityError, match="began with another documents"):
         loop.run(tmp_path / "run", engine=engine)
     assert engine.asked == []
+
+
+def test_a_server_that_dies_pauses_the_run_and_is_asked_nothing_twice(tmp_path: Path) -> None:
+    with serving(*["ok"] * 3, "hang", *["ok"] * 3, then="reset") as server:
+        terms = {"url": server.url, "model": "big", "backoff": 0.01, "deadline": 1, "retries": 1, "give_up": 2,
+                 "concurrency": 1, "price_completion": 1000}  # fmt: skip
+        labeller = [f"roles.labeller.{name}={value}" for name, value in terms.items()]
+        loop.prepare(recipe(tmp_path, *labeller, documents=12), tmp_path / "run")
+        with pytest.raises(EndpointError):
+            loop.run(tmp_path / "run")
+        assert read_run(tmp_path / "run").outcome == "paused" and server.answered == 6
+        server.then = "ok"
+        loop.run(tmp_path / "run")
+        assert server.answered == 12, "what was answered is kept"
+    record = read_run(tmp_path / "run")
+    assert record.facts("questions")["questions"] == 48
+    said = summary.author(record)
+    assert said.startswith(
+        f"Questions about documents, with their answers, were written by another model, big at {server.url}"
+    )
+    assert said.endswith("Its tokens cost 0.06 by the prices of the recipe.")
 
 
 # ---------------------------------------------------------------- questions that are there

@@ -29,6 +29,7 @@ from selftaught.types import Example, Task
 SHORT = 8  # words in a row, for questions without an n-gram of their own
 COVERAGE = 70  # percent of a short question's own 8-grams
 TOPIC = re.compile(r"\ATopic: [^\n]*\n")  # which tasks/passages.py puts before a question
+ANSWERED = re.compile(r"\s(?=(?:answer|a)\s*\d*\s*[:：])", re.IGNORECASE)
 LEAD = re.compile(r"^\s*(?:[^:：]*[:：]|[-*•>#]+(?=\s)|\(?\w{1,3}[.)](?=\s))")  # "Q:", "- ", "3. " before a question
 
 
@@ -88,9 +89,9 @@ class Overlap(Filter):
 
 @lru_cache(maxsize=REMEMBERED)
 def asked_in(line: str) -> frozenset[str]:
-    """A line, and what stands before each question mark in it, with and without a lead."""
+    """A line, and what stands before each question mark and before an answer in it, with and without a lead."""
     asked = line.replace("？", "?").split("?")[:-1]
-    parts = {line, *asked, *(re.split(r"[.!]", part)[-1] for part in asked)}
+    parts = {line, ANSWERED.split(line, maxsplit=1)[0], *asked, *(re.split(r"[.!]", part)[-1] for part in asked)}
     return frozenset(normal(said) for part in parts for said in (part, LEAD.sub("", part, count=1)))
 
 
