@@ -7,7 +7,7 @@ ARGS ?=
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv demo test test-all bundled bench bench-framework bench-sampling study-sums study-plateau study-gate clean
+.PHONY: help venv demo test test-all bundled bench bench-framework bench-sampling bench-inner bench-squad study-sums study-plateau study-people study-gate clean
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 BIN := .venv/bin
@@ -55,10 +55,11 @@ test: venv ## style, types and every test under a minute
 test-all: venv ## every test, the slow ones too
 	$(BIN)/python -m pytest $(ARGS)
 
-bundled: venv ## train the bundled model again (training/)
+bundled: venv ## train the bundled models again (training/)
 	$(BIN)/python training/sums.py $(ARGS)
+	$(BIN)/python training/people.py $(ARGS)
 
-bench: bench-framework bench-sampling ## every benchmark (benchmarks/)
+bench: bench-framework bench-sampling bench-inner ## every benchmark (benchmarks/)
 
 bench-framework: venv ## what a run costs besides its model: the sums recipe three times (about five minutes)
 	$(BIN)/python benchmarks/framework.py $(ARGS)
@@ -66,11 +67,20 @@ bench-framework: venv ## what a run costs besides its model: the sums recipe thr
 bench-sampling: venv ## sampling beside generate and generate_batch, one thread (half an hour; ARGS="--models bundled" for less)
 	$(BIN)/python benchmarks/sampling.py $(ARGS)
 
+bench-inner: venv ## many adapters beside PEFT, one thread (half an hour; ARGS="--models 1m" for less, ARGS=--equal for equality)
+	$(BIN)/python benchmarks/inner.py $(ARGS)
+
+bench-squad: venv ## a round of self-edits on SQuAD, 50 x 5 x 3, beside the reference's bill; goes on where it stopped
+	$(BIN)/python benchmarks/squad.py $(ARGS)
+
 study-sums: venv ## the study of the sums world; goes on where it stopped (benchmarks/studies/)
 	$(BIN)/python benchmarks/studies/sums.py $(ARGS)
 
 study-plateau: venv ## does more pretraining move the bundled base? (about 25 minutes)
 	$(BIN)/python benchmarks/studies/plateau.py $(ARGS)
+
+study-people: venv ## does reinforcement make a better editor of bundled:people? goes on where it stopped (hours)
+	$(BIN)/python benchmarks/studies/people.py $(ARGS)
 
 study-gate: venv ## how often the gate is wrong, with simulated models (about five minutes)
 	PYTHONPATH=tests $(BIN)/python benchmarks/studies/gate.py $(ARGS)

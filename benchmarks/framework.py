@@ -109,7 +109,12 @@ class Timed:
         self.engine.notice = hears
 
     def generate(self, requests: Sequence[Any], **how: Any) -> Iterator[tuple[int, list[Any]]]:
-        finished = self.engine.generate(requests, **how)
+        return self.within(self.engine.generate(requests, **how))
+
+    def trials(self, jobs: Sequence[Any], **how: Any) -> Iterator[tuple[int, Any]]:
+        return self.within(self.engine.trials(jobs, **how))
+
+    def within(self, finished: Iterator[Any]) -> Iterator[Any]:
         while True:
             with self.clock.within(MODEL):
                 found = next(finished, None)

@@ -19,18 +19,15 @@ os.environ["OMP_NUM_THREADS"] = "1"  # before torch, for the thread that generat
 import argparse
 import json
 import statistics
-import subprocess
-import sys
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import timing
 import torch
-import transformers
-from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, StoppingCriteria, StoppingCriteriaList
+from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaList
 from transformers.generation import ContinuousBatchingConfig
 
 from selftaught.engines import _batches, _folders, _load, _sample
@@ -40,10 +37,7 @@ from selftaught.engines._pool import SAMPLES
 from selftaught.engines.base import Request
 from selftaught.types import Checkpoint, Sampling
 
-OUT = Path(__file__).parent / "results" / "sampling.json"
-TEN = {"vocab_size": 8192, "hidden_size": 256, "intermediate_size": 704, "num_hidden_layers": 10,
-       "num_attention_heads": 8, "num_key_value_heads": 4, "max_position_embeddings": 1024,
-       "tie_word_embeddings": True}  # fmt: skip
+OUT = timing.RESULTS / "sampling.json"
 PROMPT, FREE = 64, GenerationConfig(do_sample=True, temperature=1.0, top_k=0, top_p=1.0, pad_token_id=0)
 
 
@@ -189,7 +183,7 @@ class Bench:
 
     def weigh(self) -> None:
         for name in self.settings:
-            self.megabytes[name] = memory(self.case, self.size, name, self.settings[name])
+            self.megabytes[name] = timing.memory(__file__, self.case, self.size, name, self.settings[name])
 
     def table(self) -> list[str]:
         lines = [f"{self.case}, {self.size}: tokens per CPU second, median of {self.repeats} (least to most); memory"]
@@ -198,7 +192,7 @@ class Bench:
                       for mine in ("selftaught, kernels", "selftaught, torch") if not name.startswith("selftaught")
                       for low, high in [self.between(mine, name)]]  # fmt: skip
             said = f"kernels and torch are {' and '.join(ratios)} times it" if ratios else ""
-            lines.append(f"  {name:20} {statistics.median(speeds):8,.0f} ({min(speeds):,.0f}-{max(speeds):,.0f})"
+            lines.append(f"  {name:20} {timing.spread(speeds):>22}"
                          f" {self.megabytes[name]:6,} MB  {said}  [{self.settings[name]}]")  # fmt: skip
         return lines
 
@@ -221,7 +215,7 @@ class Bench:
 
 
 def workload(case: str, size: str) -> Work:
-    vocabulary = 337 if size == "bundled" else TEN["vocab_size"]
+    vocabulary = 337 if size == "bundled" else timing.SHAPES[size][-1]
     if case != "group":
         return fixed(int(vocabulary), int(case.removeprefix("fixed-")))
     return group(337, 32, 16, 63, 256) if size == "bundled" else group(int(vocabulary), 16, 8, 46, 192)
@@ -231,31 +225,20 @@ def load(size: str, dtype: str) -> Any:
     if size == "bundled":
         model = _load.load_model(_folders.open_checkpoint("bundled:sums"), dtype, "cpu")
     else:
-        torch.manual_seed(0)
-        model = LlamaForCausalLM(LlamaConfig(**TEN)).eval().to(getattr(torch, dtype)).requires_grad_(False)
+        model = timing.llama(size).to(getattr(torch, dtype)).requires_grad_(False)
     model.generation_config = GenerationConfig(pad_token_id=0)
     return model
 
 
 @torch.no_grad()
 def speed(sampler: Sampler, model: Any, work: Work) -> float:
-    """Tokens per second of this process' time: other work on the machine counts less than on the clock."""
-    began = time.process_time()
-    sampler(model, work)
-    return work.tokens / (time.process_time() - began)
-
-
-def memory(case: str, size: str, name: str, setting: str) -> int:
-    """Megabytes that a process of its own takes at most, all told. Only Linux says."""
-    asked = [sys.executable, __file__, "--alone", json.dumps([case, size, name, setting])]
-    said = subprocess.run(asked, capture_output=True, text=True, check=True).stdout
-    return int(said.strip().splitlines()[-1])
+    """Tokens per CPU second."""
+    return work.tokens / timing.seconds(lambda: sampler(model, work))
 
 
 def alone(case: str, size: str, name: str, setting: str) -> None:
     speed(peers(case)[name][setting], load(size, setting.partition(",")[0]), workload(case, size))
-    said = Path("/proc/self/status").read_text()  # what getrusage says, a child has from its parent
-    print(int(said.partition("VmHWM:")[2].split()[0]) // 1024)
+    timing.say_peak()
 
 
 def main() -> None:
@@ -275,19 +258,10 @@ def main() -> None:
             print(f"{case}, {size}", flush=True)
             bench = Bench(case, size, given.repeats)
             bench.run()
-            keep(given.out, bench)
+            timing.keep(given.out, bench.said())
             lines += bench.table()
     print("\n".join(lines))
     return None
-
-
-def keep(path: Path, bench: Bench) -> None:
-    """Put what one case gave in the place of what it gave before."""
-    before = json.loads(path.read_text())["results"] if path.exists() else []
-    others = [r for r in before if (r["case"], r["model"]) != (bench.case, bench.size)]
-    versions = {"torch": torch.__version__, "transformers": transformers.__version__, "threads": 1}
-    path.parent.mkdir(exist_ok=True)
-    path.write_text(json.dumps({**versions, "results": [*others, bench.said()]}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

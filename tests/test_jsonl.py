@@ -114,6 +114,12 @@ def test_field_names_are_read_in_any_case(tmp_path: Path) -> None:
     assert (item.prompt[0]["content"], item.gold, item.group, item.shape) == ("a", "b", "c", "question + answer")
 
 
+def test_passages_are_sent_to_the_source_that_reads_them(tmp_path: Path) -> None:
+    for field in ("questions", "qas", "paragraphs", "data"):
+        with pytest.raises(DataError, match=r"line 1: a passage with its questions.*\n  Set tasks.name=passages"):
+            read_questions(lines(tmp_path / "q.jsonl", {"title": "Tea", field: []}))
+
+
 # ---------------------------------------------------------------- files
 
 

@@ -60,6 +60,7 @@ def test_only_what_beats_the_base_by_more_than_the_threshold_is_chosen() -> None
     assert _rewards.best([0.2, 0.4], base=0.4, threshold=0.0) is None, "as good as without an edit is not enough"
     assert _rewards.best([0.5], base=0.4, threshold=0.1) is None
     assert _rewards.best([], base=0.4, threshold=0.0) is None
+    assert _rewards.best([0.1, 0.3], base=None, threshold=0.0) == 1, "marks are no answers to compare"
 
 
 def test_group_relative_weights() -> None:
@@ -71,7 +72,6 @@ def test_group_relative_weights() -> None:
     assert _rewards.relative([]) == []
 
 
-def test_the_better_half_stays_in_its_order() -> None:
-    assert _rewards.half([0.1, 0.9, 0.5, 0.5, 0.2]) == [1, 2, 3]
-    assert _rewards.half([0.1, 0.9]) == [1]
-    assert _rewards.half([0.4]) == [0], "one is left"
+def test_the_best_stay_in_their_order() -> None:
+    assert _rewards.top([0.1, 0.9, 0.5, 0.5, 0.2], 3) == [1, 2, 3]
+    assert _rewards.top([0.1, 0.5, 0.5], 1) == [1], "of equal ones the first"

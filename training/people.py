@@ -34,7 +34,7 @@ KINDS = {"asked": 0.34, "line": 0.12, "biography": 0.06, "read": 0.28, "note": 0
 NOTES = {"facts": 0.15, "questions": 0.15, "summary": 0.20, "copy": 0.25, "vague": 0.25}  # shares of the notes
 SUMMARY_FACTS, VAGUE_LINES = 3, 4  # at most
 CARELESS, SLIP = 0.2, 0.3  # share of notes whose writer is careless; share of wrong values in those
-SETTINGS = Settings(steps=2500, lr=1.5e-3, prompt_weight=0.0, hidden=160, layers=5, heads=5)
+SETTINGS = Settings(steps=3000, lr=1.5e-3, prompt_weight=0.0, hidden=160, layers=5, heads=5)
 TOKENIZER_TEXTS = 20_000
 FOLDER = Path(__file__).parent.parent / "src" / "selftaught" / "bundled" / "people"
 NAMES = [a.name for a in ATTRIBUTES]
@@ -131,9 +131,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=FOLDER)
     parser.add_argument("--seed", type=int, default=SETTINGS.seed)
-    parser.add_argument("--steps", type=int, default=SETTINGS.steps)
+    parser.add_argument("--more", type=float, default=1.0, help="times as many steps")
     arguments = parser.parse_args()
-    settings = replace(SETTINGS, seed=arguments.seed, steps=arguments.steps)
+    settings = replace(SETTINGS, seed=arguments.seed, steps=round(SETTINGS.steps * arguments.more))
     tokenizer = make_word_tokenizer(texts(random.Random(settings.seed)))
     model = make_model(tokenizer, settings)
     loss = pretrain(model, tokenizer, document, settings)

@@ -57,7 +57,7 @@ def adapt(
     """
     asked = by_document(tasks, tryer.source.documents)
     edits = _write(tryer, writer, asked, seed) if writer else []
-    arm = _Arm(tryer, control, edits)
+    arm = _Arm(tryer, control, _cleaned(tryer, edits))
     trials = [arm.trial(d, asked[d.id], k) for d in _documents(tryer, asked) for k in range(arm.seeds)]
     said = tryer.run(checkpoint, trials)
     rows: dict[str, list[Tried]] = {}
@@ -96,14 +96,23 @@ def _write(tryer: Tryer, writer: Writer, asked: Mapping[str, Sequence[Task]], se
     )
 
 
+def _cleaned(tryer: Tryer, edits: Sequence[Rollout]) -> dict[tuple[str, int], str]:
+    """(document, number) -> an edit as its adapter learns it."""
+    method = cast(Studies, tryer.method)
+    documents = {method.study(d).id: d for d in tryer.source.documents.values()}
+    said = [(tryer.tokens.said(e.prompt_ids, e.text) or "", documents[e.task_id]) for e in edits]
+    clean = method.cleaned(said, tryer.opinions.support)
+    return {(documents[e.task_id].id, e.index): text for e, text in zip(edits, clean, strict=True)}
+
+
 class _Arm:
     """What the adapters of one arm learn, and how they are asked."""
 
-    def __init__(self, tryer: Tryer, control: str, edits: Sequence[Rollout]) -> None:
+    def __init__(self, tryer: Tryer, control: str, edits: Mapping[tuple[str, int], str]) -> None:
         self.tryer, self.control = tryer, control
         self.method = cast(Studies, tryer.method)
         self.seeds = 1 if control in ("base", "in_context", "retrieval") else tryer.config.seeds
-        self.edits = {(e.task_id, e.index): e for e in edits}
+        self.edits = edits
         self.document_of: dict[str, str] = {}  # trial -> document
         self._retriever = Retriever([*tryer.source.documents.values()]) if control == "retrieval" else None
 
@@ -127,7 +136,7 @@ class _Arm:
         if self.control == "oracle":
             text = "\n".join(document.oracle)
         elif self.control != "passage":
-            text = self.edits[self.method.study(document).id, number].text
+            text = self.edits[document.id, number]
         return self.method.lessons(text, document, self.tryer.tokens)
 
 

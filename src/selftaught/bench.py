@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from selftaught import people
 from selftaught.config import RolesConfig
 from selftaught.engines.base import Engine, StopToken
 from selftaught.errors import IntegrityError
 from selftaught.methods.base import Group, Trial
+from selftaught.opinions import Opinions
 from selftaught.roles import STUDENT, Role, retokenised
 from selftaught.rollout import TRUNCATED, rollout
 from selftaught.rows import read_rows, write_report, write_rows
 from selftaught.stopping import heeding
-from selftaught.store import Store, chunks
-from selftaught.tasks.base import NO_CHECKER, Checker, Held, TaskSet, without_answers, wording
+from selftaught.store import Store, chunks, write_file
+from selftaught.tasks.base import NO_CHECKER, Checker, Held, Support, TaskSet, without_answers, wording
 from selftaught.trial import Tryer
 from selftaught.types import (
     Checkpoint,
@@ -33,10 +35,14 @@ from selftaught.types import (
     Tried,
     Verdict,
     as_json,
+    canonical,
     digest,
     groups_of,
 )
 from selftaught.view import View
+
+P = TypeVar("P")
+V = TypeVar("V")
 
 CHUNK_SAMPLES = 6000  # samples in one unit: what a kill can cost, and what a progress bar moves by
 
@@ -68,7 +74,8 @@ class RunBench:
         self._heldout = Held(t.prompt for t in heldout(tasks))
         self._place, self._view, self._stop = place, view, stop
         self._tryer = tryer
-        self._calls = self._asks = self._tried = 0
+        self._opinions = tryer.opinions if tryer else Opinions(tasks, None, seed)
+        self._calls = self._asks = self._tried = self._opined = 0
 
     def checker(self, task: Task) -> Checker:
         return self._source.checkers[task.checker]
@@ -127,6 +134,28 @@ class RunBench:
         self.labels_read = True
         return people.ask(self._store, place, [Question(t.id, "answer", t.question, "", why) for t in tasks])
 
+    def support(self, pairs: Sequence[tuple[str, Document]]) -> list[Support | None]:
+        """One per pair; every statement of every document is judged once in a run."""
+        return self._remembered("support", pairs, [[s, d.id] for s, d in pairs], self._opinions.support)
+
+    def marks(self, pairs: Sequence[tuple[Document, str]]) -> list[float | None]:
+        """One per pair."""
+        return self._remembered("marks", pairs, [[d.id, edit] for d, edit in pairs], self._opinions.marks)
+
+    def _remembered(self, name: str, pairs: Sequence[P], key: Any, ask: Callable[[Sequence[P]], list[V]]) -> list[V]:
+        """``ask(pairs)`` as a unit of the record."""
+        place = f"{self._place}/opinions/{self._opined:02d}-{name}"
+        self._opined += 1
+
+        def make(out: Path) -> Mapping[str, Any]:
+            said = ask(pairs)
+            write_file(out / "said.json", canonical(said))
+            return {"name": name, "texts": len(said)}
+
+        unit = self._store.unit("opinions", digest(name, key), place, make)
+        found: list[V] = json.loads((unit.folder / "said.json").read_text(encoding="utf-8"))
+        return found
+
     def trials(self, trials: Sequence[Trial]) -> list[tuple[Tried, ...]]:
         """Throw-away adapters on the frozen parent; a finished one is never run again."""
         assert self._tryer is not None, "a bench without a tryer"
@@ -140,7 +169,9 @@ class RunBench:
         def make(out: Path) -> Mapping[str, Any]:
             rows = tryer.run(self._parent, asked)
             write_rows(out / "rows.parquet", Tried, [r for some in rows for r in some])
-            return {"trials": len({t.id for t in asked}), "questions": sum(map(len, rows))}
+            different = {t.id: t for t in asked}.values()
+            learned = sum(tryer.config.epochs * len(e.completion_ids) for t in different for e in t.examples)
+            return {"trials": len(different), "questions": sum(map(len, rows)), "tokens": learned}
 
         key = digest(self._parent.digest, self.seed, tryer.key, [t.id for t in asked])
         unit = self._store.unit("trials", key, place, make)

@@ -130,7 +130,9 @@ def _known(record: ledger.RunRecord, suite: Sequence[Task]) -> dict[str, int]:
     unit, counts = units[0], dict[str, int]()
     folder = record.path / unit["place"]
     check_files(folder, unit["files"])
-    for path in sorted(p for p in folder.glob("*.parquet") if p.stem != "documents"):
+    for path in sorted(folder.glob("*.parquet")):
+        if path.stem == "documents":
+            continue
         held = Held(t.prompt for t in read_rows(path, Task))
         counts[path.stem] = sum(held.shows(t.prompt) for t in suite)
     if counts.get("test"):

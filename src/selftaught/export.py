@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from selftaught import figures
+from selftaught.arms import arms
 from selftaught.config import Recipe, Served, to_yaml
 from selftaught.errors import RunError, noticing_a_full_disk
 from selftaught.ledger import GOOD, RunRecord
@@ -18,6 +19,7 @@ NOT_PROVED = {
     "unproven": "**Nobody knows whether this model is better than its parent**: too few labelled questions to tell.",
     "rejected": "**The gate rejected this model.** It is here for inspection.",
 }
+DOCUMENTS = "documents: it writes edits of them, and adapters that learn those are asked what they say"
 CARD = """---
 tags: [selftaught, synthetic-data]
 library_name: {library}
@@ -25,7 +27,7 @@ library_name: {library}
 # {name}
 
 {kind} of `{model}`, trained on text that {author} by the method `{method}`, and judged on held-out
-questions.{real} Outcome: **{outcome}** ({reason}).
+{judged}.{real} Outcome: **{outcome}** ({reason}).
 
 {warning}
 | rule | before | after | passed | how |
@@ -33,7 +35,7 @@ questions.{real} Outcome: **{outcome}** ({reason}).
 {rules}
 
 - The claim, made before the run: {claim}.
-- Labels were used for: {labels}.
+{arms}- Labels were used for: {labels}.
 - Training data: {kept} examples kept of {made} made; what was rejected, and why, is in the run's record.
 - Parent: `{parent}`
 - This model: `{candidate}`
@@ -173,6 +175,8 @@ def card(record: RunRecord) -> str:
         warning=NOT_PROVED.get(record.outcome, ""),
         rules="\n".join(_row(rule) for rule in done.decision.rules),
         claim=figures.claim(record.recipe.gate.primary),
+        judged=DOCUMENTS if record.recipe.gate.primary.protocol == "adapt" else "questions",
+        arms=_arms(record),
         labels=_labels(done.labels),
         kept=f"{done.counts['kept']:,}",
         made=f"{done.counts['made']:,}",
@@ -182,6 +186,13 @@ def card(record: RunRecord) -> str:
         entries=len(record.chain),
         recipe=to_yaml(record.recipe),
     )
+
+
+def _arms(record: RunRecord) -> str:
+    """A line per control: what else adapters learned, and what they reached on dev."""
+    found = [a for a in arms(record, record.reports()) if a.name not in ("parent", "candidate")]
+    return "".join(f"- Control `{a.name}` on dev ({a.meaning}): {figures.interval(a.reached, a.unit)}; this model minus"
+                   f" it: {figures.changed(a.gain, a.unit)}.\n" for a in found)  # fmt: skip
 
 
 def _row(rule: Rule) -> str:

@@ -117,16 +117,12 @@ def plan(recipe: Recipe, engine: Engine | None = None, stop: StopToken = never) 
 
 
 def _provable(config: GateConfig, tasks: TaskSet) -> dict[str, float | None]:
-    """The smallest gain in right answers that dev and vault can show; of another claim nobody knows it before."""
-    if not config.primary.per_question:
+    """The smallest gain in right answers that dev and vault can show. Of another claim, and of questions that somebody
+    has yet to write, nobody knows it before.
+    """
+    if not config.primary.per_question or (tasks.unasked and not (tasks.dev or tasks.vault)):
         return {}
-    open_ = {
-        name: [t for t in tasks.unasked if t.split == name] for name in ("dev", "vault")
-    }  # a question at most each
-    holdouts = {
-        "dev": ((*tasks.dev, *open_["dev"]), config.alpha),
-        "vault": ((*tasks.vault, *open_["vault"]), config.alpha / config.looks),
-    }
+    holdouts = {"dev": (tasks.dev, config.alpha), "vault": (tasks.vault, config.alpha / config.looks)}
     shown = {name: power.smallest_gain(units(suite), alpha) for name, (suite, alpha) in holdouts.items()}
     if config.primary.test != "bootstrap":
         return shown

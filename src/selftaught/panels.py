@@ -31,6 +31,7 @@ class Suite:
     low: float | None = None  # paired 95 % interval of the gain
     high: float | None = None
     grouped: bool = False
+    independent: int | None = None  # units that are counted as such: see paired.units
 
 
 def compare(reports: Mapping[tuple[str, str], Report], rules: Sequence[Any], down: bool = False) -> list[Suite]:
@@ -56,7 +57,7 @@ def _suite(name: str, before: Report | None, after: Report | None, details: Mapp
     plain = unit == "share" and not guard and not grouped
     fallback = f"{paired.mcnemar(wins, losses):.2g}" if plain else ""
     return row(p[1] if p else fallback, wins=wins, losses=losses, gain=gain.value, low=gain.low, high=gain.high,
-               grouped=grouped)  # fmt: skip
+               grouped=grouped, independent=paired.units(before.groups))  # fmt: skip
 
 
 def _metric(report: Report | None) -> Metric | None:

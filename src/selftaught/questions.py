@@ -41,7 +41,8 @@ def planned(recipe: Recipe, whole: TaskSet, method: Method) -> tuple[str, ...]:
     said = f"{len(whole.unasked)} documents have no questions ({', '.join(f'{s}: {n}' for s, n in suites.items())})"
     if not each:
         return (f"{said}, and nobody writes any (questions.per_document=0)",)
-    return (f"{said}: before the first round up to {each} about each, with answers, are written by {writer(recipe)}",)
+    asked = f"before the first round up to {each} about each, with answers, are written by {writer(recipe)}"
+    return (f"{said}: {asked}; what dev and vault can show depends on how many documents get some",)
 
 
 def writer(recipe: Recipe) -> str:

@@ -12,29 +12,30 @@ import json
 import math
 import shlex
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from itertools import pairwise, zip_longest
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from selftaught.arms import Arm, arms, axes, side_by_side
 from selftaught.config import to_yaml
 from selftaught.evaluate import HOLDOUTS
 from selftaught.figures import claim, decimals
+from selftaught.findings import edits
 from selftaught.ledger import RunRecord, read_report, read_run
 from selftaught.panels import axis, compare, panels
+from selftaught.parts import Entry, T, columns, last_part, part, spread, studied
 from selftaught.roles import written_by
 from selftaught.rows import read_rows
-from selftaught.store import GENESIS, check_files, read_lines, write_file
+from selftaught.store import GENESIS, read_lines, write_file
 from selftaught.tasks.base import CORRECT_SCORE
 from selftaught.types import MIXED_IN, Example, Report, Task, Verdict
 from selftaught.visible import spelled, written
 
-T = TypeVar("T")
-Entry = Mapping[str, Any]
 Tasks = Mapping[str, Task]  # by id
 FORMS = ("chat", "cot", "plain")  # how a method may have put a question: its rollouts go by the id of that form
 SHOWN = 8  # kept samples, rejected samples, pairs of answers
@@ -45,7 +46,8 @@ ENDS = {
     "paused": "paused",
     "broken": "broke with an error",
 }
-COUNTS = ("sampled", "samples", "answered", "questions", "made", "kept", "rejected", "replay", "real")  # first words
+COUNTS = ("sampled", "samples", "edits", "answered", "questions", "made", "kept", "rejected", "replay",
+          "real")  # first words  # fmt: skip
 
 
 def write_report(folder: Path) -> Path:
@@ -54,17 +56,23 @@ def write_report(folder: Path) -> Path:
     Raises RecipeError for a folder that is no run, and IntegrityError when a file that would be quoted is not what the
     chain says.
     """
-    env = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined,
-                      finalize=spelled, trim_blocks=True, lstrip_blocks=True)  # fmt: skip
-    env.filters.update(written=written, date=date, decimals=decimals, quoted=shlex.quote)
-    page = env.get_template("report.html.j2").render(**contents(read_run(folder)))
+    page = drawn(contents(read_run(folder)))
     write_file(folder / "report.html", page.encode())
     return folder / "report.html"
 
 
+def drawn(shown: Mapping[str, Any]) -> str:
+    """The page of what ``contents`` read."""
+    env = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined,
+                      finalize=spelled, trim_blocks=True, lstrip_blocks=True)  # fmt: skip
+    env.filters.update(written=written, date=date, decimals=decimals, quoted=shlex.quote)
+    return env.get_template("report.html.j2").render(**shown)
+
+
 def contents(record: RunRecord) -> dict[str, Any]:
     """Everything the template shows."""
-    reports, tasks = read_reports(record), read_tasks(record)
+    reports, tasks, documents = read_reports(record), read_tasks(record), studied(record)
+    adapts, tried = record.recipe.gate.primary.protocol == "adapt", edits(record, documents)
     done = [record.final] if record.final and record.over else []
     down = record.recipe.gate.primary.direction == "down"
     suites = compare(reports, done[0].decision.rules if done else (), down)
@@ -74,11 +82,22 @@ def contents(record: RunRecord) -> dict[str, Any]:
         "round": done[0] if done else None, "ending": None if done else ending(record),
         "claim": claim(record.recipe.gate.primary), "panels": panels(suites),
         "hero": judged.get("vault") or judged.get("dev"),
-        "wrote": wrote(record, tasks.get("train", {})), "learning": learning(record),
-        "pairs": pairs(record, reports, tasks), "cost": cost(record),
+        "arms": reached(arms(record, reports)), "edits": tried,
+        "documents": {split: len({q.group for q in some.values()}) for split, some in tasks.items() if documents},
+        "wrote": wrote(record, tasks.get("train", {}), set(documents), texts=tried is None),
+        "learning": learning(record), "pairs": None if adapts else pairs(record, reports, tasks),
+        "sides": side_by_side(record, reports, tasks, documents) if adapts else None, "cost": cost(record),
         "rounds": record.rounds if len(record.rounds) > 1 else [],
         "head": record.chain[-1]["hash"] if record.chain else GENESIS, "recipe_yaml": to_yaml(record.recipe),
     }  # fmt: skip
+
+
+def reached(found: list[Arm]) -> dict[str, Any] | None:
+    """The arms with their axes, if there is more to compare than the two models."""
+    if not any(a.name not in ("parent", "candidate") for a in found):
+        return None
+    values, gains = axes(found)
+    return {"rows": found, "unit": found[0].unit, "across": values, "gains": gains}
 
 
 def ending(record: RunRecord) -> tuple[str, str]:
@@ -91,31 +110,6 @@ def ending(record: RunRecord) -> tuple[str, str]:
 
 
 # ---------------------------------------------------------------- reading the folder
-
-
-def part(record: RunRecord, entry: Entry, name: str) -> Path | None:
-    """A file of a committed unit, its bytes checked; None where the unit has none or the file was removed."""
-    folder: Path = record.path / str(entry["place"])
-    if name not in entry["files"] or not (folder / name).exists():
-        return None
-    check_files(folder, {name: entry["files"][name]})
-    return folder / name
-
-
-def last_part(record: RunRecord, kind: str, name: str) -> Path | None:
-    """``part`` of the newest unit of a kind, in the final round where it belongs to one."""
-    found = record.units(kind, None if kind == "tasks" else record.final)
-    return part(record, found[-1], name) if found else None
-
-
-def columns(path: Path | None, *names: str) -> Iterator[tuple[Any, ...]]:
-    """Some columns of a parquet file, row by row: token ids and log-probabilities are big and of no use here."""
-    import pyarrow.parquet as pq
-
-    if path is None:
-        return iter(())
-    table = pq.read_table(path, columns=list(names), page_checksum_verification=True)
-    return zip(*(table[name].to_pylist() for name in names), strict=True)
 
 
 def read_tasks(record: RunRecord) -> dict[str, Tasks]:
@@ -131,18 +125,12 @@ def read_reports(record: RunRecord) -> dict[tuple[str, str], Report]:
     return {key: report for key, report in found.items() if report.unit == "share" or key[1] in HOLDOUTS}
 
 
-def spread(items: Sequence[T], most: int = SHOWN) -> list[T]:
-    """At most ``most`` items, evenly spaced from the first: a choice nobody can tune."""
-    count = min(most, len(items))
-    return [items[i * len(items) // count] for i in range(count)]
-
-
 def in_turns(items: Iterable[T], kind: Callable[[T], str]) -> list[T]:
     """At most ``SHOWN`` items, one of each kind in turn, so that a rare kind is seen."""
     kinds: dict[str, list[T]] = {}
     for item in items:
         kinds.setdefault(kind(item), []).append(item)
-    turns = zip_longest(*(spread(k) for k in kinds.values()))
+    turns = zip_longest(*(spread(k, SHOWN) for k in kinds.values()))
     return [item for turn in turns for item in turn if item is not None][:SHOWN]
 
 
@@ -160,12 +148,13 @@ class Vote:
     right: int
 
 
-def wrote(record: RunRecord, train: Tasks) -> dict[str, Any]:
+def wrote(record: RunRecord, train: Tasks, studies: Set[str] = frozenset(), texts: bool = True) -> dict[str, Any]:
+    """``studies``: tasks that ask for edits of documents, which no vote is about. ``texts``: whether to quote some."""
     counts = dict(record.final.counts if record.final else record.facts("examples").get("counts", {}))
     asked = {replace(t, form=form).id: t for t in train.values() for form in (t.form, *FORMS)}
-    votes, refused = count_votes(record, asked), rejected(record)
+    votes, refused = count_votes(record, asked, studies), rejected(record)
     kept = columns(last_part(record, "examples", "kept.parquet"), "source", "task_id", "text")
-    chosen = spread([(task_id, text) for source, task_id, text in kept if source not in MIXED_IN])
+    chosen = spread([(task_id, text) for source, task_id, text in kept if texts and source not in MIXED_IN], SHOWN)
     turns = in_turns(refused, lambda pair: pair[1].by)
     return {
         "counts": {k: counts[k] for k in sorted(counts, key=_count_place)}, "histogram": histogram(votes),
@@ -180,8 +169,9 @@ def _count_place(name: str) -> tuple[int, str]:
     return (COUNTS.index(first) if first in COUNTS else len(COUNTS), name)
 
 
-def count_votes(record: RunRecord, asked: Tasks) -> dict[str, Vote]:
-    """Votes on every question sampled more than once; unprompted text is no vote, nor is a sample without an answer.
+def count_votes(record: RunRecord, asked: Tasks, studies: Set[str] = frozenset()) -> dict[str, Vote]:
+    """Votes on every question sampled more than once; unprompted text is no vote, nor is a sample without an answer,
+    nor an edit of a document (``studies``).
 
     Answers are compared letter for letter. ``asked`` holds the tasks that are known by the ids of the rollouts.
     """
@@ -189,8 +179,8 @@ def count_votes(record: RunRecord, asked: Tasks) -> dict[str, Vote]:
     for entry in record.units("rollouts", record.final):
         for task_id, answer in columns(part(record, entry, "rows.parquet"), "task_id", "answer"):
             ballots.setdefault(task_id, Counter())[answer] += 1
-    ballots.pop(Task(()).id, None)
-    return {task_id: _vote(b, asked.get(task_id)) for task_id, b in ballots.items() if b.total() > 1}
+    unasked = {Task(()).id, *studies}
+    return {t: _vote(b, asked.get(t)) for t, b in ballots.items() if b.total() > 1 and t not in unasked}
 
 
 def _vote(ballot: Counter[str | None], task: Task | None) -> Vote:

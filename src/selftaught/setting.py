@@ -115,7 +115,8 @@ def prepare(store: Store, recipe: Recipe, engine: Engine, whole: TaskSet, view: 
     }
     write_file(store.folder / "environment.json", canonical(environment) + b"\n")
     texts = text_margins(recipe.gate)
-    tryer = Tryer(engine, tokens, method, whole, recipe.trial, recipe.seed, store.folder / TRIALS, view, stop)
+    kept, judge = store.folder / TRIALS, roles.get("judge")
+    tryer = Tryer(engine, tokens, method, whole, recipe.trial, recipe.seed, kept, judge, view, stop)
     return Setting(
         store, recipe, engine, whole, tasks, method, base, tokens, margins, texts, held, real, roles, tryer, view, stop
     )

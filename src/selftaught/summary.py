@@ -13,18 +13,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from selftaught import paired
+from selftaught.arms import Arm, arms
 from selftaught.evaluate import HOLDOUTS, UNIT_OF, main_metric
 from selftaught.figures import change, changed, interval, measure
+from selftaught.findings import Found, findings
 from selftaught.ledger import EXIT_CODES, GOOD, RunRecord
+from selftaught.pairs import flips, pairs
 from selftaught.roles import money, written_by
-from selftaught.rows import read_rows
-from selftaught.types import Metric, Report, Rollout, Round, Rule, Task
+from selftaught.types import Metric, Report, Round, Rule
 from selftaught.visible import printable
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
-COUNT_ORDER = ("questions", "samples", "replay", "real", "made", "kept", "rejected")  # first words, in the loop's order
+COUNT_ORDER = ("questions", "samples", "edits", "replay", "real", "made", "kept", "rejected")  # first words, by stage
 LONGEST = 240  # characters of a model's text in a summary; `selftaught ask` shows all of it
 
 
@@ -48,16 +50,6 @@ class Change:
     after: Metric | None
     gain: Metric | None
     unit: str = "share"
-
-
-@dataclass(frozen=True)
-class Pair:
-    """A question that the parent got wrong and the candidate right."""
-
-    question: str
-    answer: str
-    before: str
-    after: str
 
 
 # ---------------------------------------------------------------- numbers
@@ -85,47 +77,6 @@ def gains(record: RunRecord) -> dict[str, float]:
     return {k: r.after - r.before for k, r in known.items() if r.after is not None and r.before is not None}
 
 
-@dataclass(frozen=True)
-class Flips:
-    """The items of one suite on which parent and candidate differ: ``won`` by the candidate, ``lost`` by it."""
-
-    suite: str
-    items: tuple[str, ...]
-    won: tuple[int, ...]
-    lost: tuple[int, ...]
-
-
-def flips(record: RunRecord) -> Flips | None:
-    """Of the vault, or of dev where the vault was not looked at or nothing was won on it."""
-    reports = record.reports()
-    for suite in ("vault", "dev"):
-        before, after = reports.get(("parent", suite)), reports.get(("candidate", suite))
-        if before is None or after is None or before.unit != "share":
-            continue
-        both = list(enumerate(zip(before.scores, after.scores, strict=True)))
-        found = Flips(
-            suite, before.items, tuple(i for i, (b, a) in both if b < a), tuple(i for i, (b, a) in both if a < b)
-        )
-        if found.won:
-            return found
-    return None
-
-
-def pairs(record: RunRecord, most: int = 3) -> list[Pair]:
-    """The first questions that the parent got wrong and the candidate right."""
-    found = flips(record)
-    return _read_pairs(record, found.suite, found.items, found.won[:most]) if found else []
-
-
-def _read_pairs(record: RunRecord, suite: str, items: Sequence[str], chosen: Sequence[int]) -> list[Pair]:
-    tasks = {t.id: t for t in read_rows(record.path / "tasks" / f"{suite}.parquet", Task)}
-    places = {key: e["place"] for key, e in record.evaluations().items()}
-    before, after = (
-        read_rows(record.path / places[role, suite] / "rows.parquet", Rollout) for role in ("parent", "candidate")
-    )
-    return [Pair(tasks[items[i]].question, tasks[items[i]].answer or "", before[i].text, after[i].text) for i in chosen]
-
-
 # ---------------------------------------------------------------- words
 
 
@@ -145,8 +96,16 @@ def next_commands(record: RunRecord, root: Path) -> list[str]:
     if not (record.final and record.over):
         what = {"running": "show", "waiting": "review"}.get(record.outcome, "resume")
         return [f"selftaught {what} {name}"]
-    ask = [f'selftaught ask {name} "{_sample_question(record)}"'] if record.kept else []
-    return [*ask, f"selftaught report {name}"]
+    report = f"selftaught report {name}"
+    if record.kept is None:
+        return [report]
+    if _adapts(record):  # what it answers unprompted is not what it was trained for
+        return [f"selftaught export {name} FOLDER", report] if record.outcome in GOOD else [report]
+    return [f'selftaught ask {name} "{_sample_question(record)}"', report]
+
+
+def _adapts(record: RunRecord) -> bool:
+    return record.recipe.gate.primary.protocol == "adapt"
 
 
 def _sample_question(record: RunRecord) -> str:
@@ -206,13 +165,22 @@ def blocks(record: RunRecord, root: Path) -> list[Block]:
     table = [(c.suite, str(c.n), interval(c.before, c.unit), interval(c.after, c.unit), changed(c.gain, c.unit))
              for c in found]  # fmt: skip
     title = "Right answers" if all(c.unit == "share" for c in found) else "Before and after"
+    by = " (dev and vault: of adapters that learned an edit of the document)" if _adapts(record) else ""
     down = record.recipe.gate.primary.direction == "down"
     shown = [(shortened(p.question), shortened(p.before), shortened(p.after)) for p in pairs(record)]
     drawn = [
         Block(
-            f"{title}, with 95 % intervals" + ("; less is better on dev and vault" if down else ""),
+            f"{title}, with 95 % intervals{by}" + ("; less is better on dev and vault" if down else ""),
             tuple(table),
             ("suite", "n", "before", "after", "change"),
+        ),
+        Block(
+            "On dev, what adapters reached",
+            tuple(map(_arm_row, _compared(record))),
+            ("arm", "reached", "candidate minus it", "how"),
+        ),
+        Block(
+            "Rewards of edits", tuple(map(_found_row, findings(record))), ("", "95 % interval", "over", "what it is")
         ),
         Block("Rounds", _rounds(record), ("round", "outcome", "on dev", "on vault", "why")),
         Block("The gate", tuple(_rule_row(r) for r in rules), ("rule", "before", "after", "passed", "how")),
@@ -224,6 +192,21 @@ def blocks(record: RunRecord, root: Path) -> list[Block]:
         Block("Next", tuple((command,) for command in next_commands(record, root))),
     ]
     return [b for b in drawn if b.rows]
+
+
+def _compared(record: RunRecord) -> list[Arm]:
+    """Both models' edits and the controls, where there are controls."""
+    found = arms(record, record.reports())
+    return found if any(a.name not in ("parent", "candidate") for a in found) else []
+
+
+def _arm_row(arm: Arm) -> tuple[str, ...]:
+    return arm.name.replace("_", " "), interval(arm.reached, arm.unit), changed(arm.gain, arm.unit), arm.meaning
+
+
+def _found_row(found: Found) -> tuple[str, ...]:
+    said = (changed if found.change else interval)(found.metric, found.unit)
+    return found.name, said, f"{found.metric.n:,} {found.over}".strip(), found.meaning
 
 
 def _rounds(record: RunRecord) -> tuple[tuple[str, ...], ...]:
@@ -245,7 +228,7 @@ def _pairs_title(record: RunRecord) -> str:
     """Says what went the other way as well: three examples are not a score."""
     found = flips(record)
     counts = f" ({len(found.won)} on {found.suite}; {len(found.lost)} went the other way)" if found else ""
-    return f"Wrong before, right now{counts}"
+    return f"{'Adapters wrong' if _adapts(record) else 'Wrong'} before, right now{counts}"
 
 
 def _count_place(name: str) -> tuple[int, str]:
@@ -273,6 +256,8 @@ def as_json(record: RunRecord, root: Path) -> dict[str, Any]:
         "exit_code": EXIT_CODES.get(outcome),
         "suites": {c.suite: asdict(c) for c in changes(record)},
         "rules": [asdict(r) for r in last.decision.rules] if last else [],
+        "arms": {a.name: asdict(a) for a in arms(record, record.reports())},
+        "rewards": {f.name: asdict(f.metric) for f in findings(record)},
         "counts": dict(last.counts) if last else {},
         "looks": dict(last.looks) if last else {},
         "parent": last.parent if last else None,

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from selftaught.config import TrialConfig
 from selftaught.engines.base import Completion, StopToken, Tokens, TrialJob, Trialled, Tries, TuneJob, never
 from selftaught.errors import IntegrityError
 from selftaught.methods.base import Method, Trial
+from selftaught.opinions import Opinions
+from selftaught.roles import Role
 from selftaught.rollout import TRUNCATED, UNFINISHED
 from selftaught.store import append_line, mend, read_lines
 from selftaught.tasks.base import CORRECT_SCORE, TaskSet
@@ -37,10 +39,12 @@ class Tryer:
     config: TrialConfig
     seed: int
     path: Path | None = None
+    judge: Role | None = None
     view: View = field(default_factory=Silent)
     stop: StopToken = never
 
     def __post_init__(self) -> None:
+        self.opinions = Opinions(self.source, self.judge, self.seed, self.stop)
         self._known: dict[str, tuple[Tried, ...]] = {}
         if self.path is not None:
             mend(self.path)
@@ -53,6 +57,23 @@ class Tryer:
 
     def run(self, checkpoint: Checkpoint, trials: Sequence[Trial]) -> list[tuple[Tried, ...]]:
         """What each trial's adapter said to its questions, in order. A trial that stands twice is run once."""
+        return self._judged(trials, self._run(checkpoint, trials))
+
+    def _judged(self, trials: Sequence[Trial], said: list[tuple[Tried, ...]]) -> list[tuple[Tried, ...]]:
+        """Answers that their checker doubts, as the judge has them, where there is one."""
+        if self.judge is None:
+            return said
+        pairs = [(q, r) for t, rows in zip(trials, said, strict=True) for q, r in zip(t.questions, rows, strict=True)]
+        asked = [(q, r) for q, r in pairs if r.error is None and self._doubted(q, r)]
+        found = self.opinions.settled([(q, r.text.strip()) for q, r in asked])
+        new = {id(r): replace(r, right=float(yes)) for (_, r), yes in zip(asked, found, strict=True) if yes is not None}
+        return [tuple(new.get(id(r), r) for r in rows) for rows in said]
+
+    def _doubted(self, task: Task, row: Tried) -> bool:
+        doubts = self.source.checkers[task.checker].doubts
+        return doubts is not None and row.answer is not None and doubts(row.answer, task.answer or "")
+
+    def _run(self, checkpoint: Checkpoint, trials: Sequence[Trial]) -> list[tuple[Tried, ...]]:
         keys = [digest(checkpoint.digest, self.key, t.id) for t in trials]
         new = {key: t for key, t in zip(keys, trials, strict=True) if key not in self._known}
         jobs = [self._job(checkpoint, trial) for trial in new.values()]

@@ -17,6 +17,7 @@ from torch.optim.adamw import adamw
 from transformers.pytorch_utils import Conv1D
 
 from selftaught.engines._folders import ADAPTER_WEIGHTS, name_base
+from selftaught.engines._joined import joined, key
 from selftaught.engines._tune import MAX_REFUSED, learning_rate
 from selftaught.engines.base import Notice, Tuned, TuneJob, unheard
 from selftaught.errors import ModelError
@@ -180,19 +181,27 @@ class Adapters:
     # ------------------------------------------------------------ export
 
     def export(self, row: int, folder: Path) -> None:
-        """Write a row into the empty ``folder`` in PEFT's format."""
+        """Write a row into the empty ``folder`` in PEFT's format; one with the parent's adapter, if it has one."""
         from peft import LoraConfig
         from safetensors.torch import save_file
 
         job = self.courses[row].job
         base = Path(job.parent.model)
-        tensors = {}
-        for site, (a, b) in zip(self.sites, self.split(self.values[row : row + 1]), strict=True):
-            for kind, tensor in (("A", a), ("B", b)):
-                tensors[f"base_model.model.{site.name}.lora_{kind}.weight"] = tensor[0].cpu().contiguous()
-        save_file(tensors, folder / ADAPTER_WEIGHTS, metadata={"format": "pt"})
-        config = LoraConfig(r=self.rank, lora_alpha=job.lora_alpha, task_type="CAUSAL_LM", inference_mode=True)
-        config.target_modules = sorted(job.lora_targets or {_short(site.name) for site in self.sites})
+        split = self.split(self.values[row : row + 1].cpu())
+        pairs = {site.name: (a[0], b[0]) for site, (a, b) in zip(self.sites, split, strict=True)}
+        rank, alpha, targets = (
+            self.rank,
+            job.lora_alpha,
+            [*job.lora_targets] or {_short(site.name) for site in self.sites},
+        )
+        if job.parent.adapter:
+            pairs = joined(pairs, alpha / rank, Path(job.parent.adapter))
+            rank = alpha = len(next(iter(pairs.values()))[0])
+            targets = [*pairs]
+        save_file({key(n, k): t.contiguous() for n, pair in pairs.items() for k, t in zip("AB", pair, strict=True)},
+                  folder / ADAPTER_WEIGHTS, metadata={"format": "pt"})  # fmt: skip
+        config = LoraConfig(r=rank, lora_alpha=alpha, task_type="CAUSAL_LM", inference_mode=True)
+        config.target_modules = sorted(targets)
         config.base_model_name_or_path = str(base)
         config.fan_in_fan_out = any(site.turned for site in self.sites)
         config.save_pretrained(folder)

@@ -296,7 +296,7 @@ class _Held:
 
     def do(self, served: Served, requests: list[Any], parts: list[Any], stop: StopToken) -> list[list[Any]]:
         """What each part asked for: completions, or a Trialled."""
-        from selftaught.engines import _sample, _trials
+        from selftaught.engines import _sample
 
         if self.digest != served.checkpoint.digest:
             self.model = None
@@ -304,6 +304,8 @@ class _Held:
             self.digest = served.checkpoint.digest
         tokens = _load.load_tokens(served.checkpoint.model, served.prompt)
         if isinstance(requests[0], TrialJob):
+            from selftaught.engines import _trials
+
             tried = _trials.run(
                 self.model, tokens, requests, bf16=served.bf16, slots=served.slots, kernels=served.kernels,
                 free=served.free, stop=stop, notice=self.notice,

@@ -60,17 +60,11 @@ class Twin:
         for layer in self.layers:
             layer.__class__ = type("Adapted", (_Adapted, type(layer)), {})
 
-    def wear(self, adapters: Adapters, flat: torch.Tensor, rows: Sequence[int]) -> None:
-        """From now on the twin's rows are those of adapters ``rows``, whose values are ``flat`` [G, P]."""
-        scales = adapters.scales[torch.tensor(rows)].view(-1, 1, 1)
-        for layer, (a, b) in zip(self.layers, adapters.split(flat), strict=True):
-            layer.a, layer.b, layer.scale = a, b, scales
-
-    def learn(self, gradients: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> None:
-        """What the twin wears gets its gradients there."""
-        for layer, (a, b) in zip(self.layers, gradients, strict=True):
-            layer.a, layer.b = layer.a.detach().requires_grad_(), layer.b.detach().requires_grad_()
-            layer.a.grad, layer.b.grad = a, b
+    def wear(self, adapters: Adapters, rows: Sequence[int]) -> None:
+        """From now on the twin's batch is in equal parts for the adapters ``rows``, as these are now."""
+        scales = adapters.scales[torch.tensor(rows, device=adapters.scales.device)].view(-1, 1, 1)
+        for layer, (a, b) in zip(self.layers, adapters.split(adapters.take(rows)), strict=True):
+            layer.a, layer.b, layer.scale = a.requires_grad_(), b.requires_grad_(), scales
 
     @torch.inference_mode()
     def splits(self) -> bool:
@@ -145,10 +139,7 @@ def _backward(
     rows, model = list(steps), twin.model
     parts = [step.parts[0] for step in steps.values()]
     ids, _, weights = (torch.cat(t) for t in zip(*(collate(p, model.device, shape) for p, shape in parts), strict=True))
-    flat = adapters.take(rows)
-    found = torch.zeros_like(flat)
-    twin.wear(adapters, flat, rows)
-    twin.learn(adapters.split(found))
+    twin.wear(adapters, rows)
     with torch.autocast(model.device.type, dtype=torch.bfloat16) if bf16 else nullcontext():
         logits = model(input_ids=ids, use_cache=False, **positions(model, ids.shape[1])).logits
     each = [
@@ -157,9 +148,9 @@ def _backward(
             parts, steps.values(), *(t.chunk(len(rows)) for t in (logits, ids, weights)), strict=True
         )
     ]
-    losses = torch.stack(each)
-    losses.sum().backward()  # type: ignore[no-untyped-call]
-    return losses.tolist(), list(found)
+    worn = [*(layer.a for layer in twin.layers), *(layer.b for layer in twin.layers)]
+    found = torch.autograd.grad(each, worn, allow_unused=True, materialize_grads=True)
+    return torch.stack(each).tolist(), [*torch.cat([g.flatten(1) for g in found], 1)]
 
 
 # ---------------------------------------------------------------- trials
@@ -198,7 +189,7 @@ def _asked(twin: Twin, adapters: Adapters, row: int, trial: TrialJob, asker: Ask
     course = adapters.courses[row]
     if course.error:
         return Trialled(course.tuned(), error=course.error)
-    twin.wear(adapters, adapters.take([row]), [row])
+    twin.wear(adapters, [row])
     try:
         [found] = asker.ask(twin.model, [trial], stop=stop)
     except NonFiniteLogits as error:

@@ -67,12 +67,15 @@ def honest_best(rewards: Sequence[Scores]) -> list[float]:
     return gains
 
 
-def best(means: Sequence[float], base: float, threshold: float) -> int | None:
-    """ReST-EM's choice: the first best edit, if it beats the base on the same questions by more than ``threshold``."""
+def best(means: Sequence[float], base: float | None, threshold: float) -> int | None:
+    """ReST-EM's choice: the first best edit, if it beats the base on the same questions by more than ``threshold``.
+
+    Without a ``base`` (nobody was asked anything) it is the first best.
+    """
     if not means:
         return None
-    top = int(np.argmax(means))
-    return top if means[top] - base > threshold else None
+    first = int(np.argmax(means))
+    return first if base is None or means[first] - base > threshold else None
 
 
 def relative(means: Sequence[float]) -> list[float]:
@@ -87,7 +90,8 @@ def relative(means: Sequence[float]) -> list[float]:
     return [float(w) for w in np.clip((found - found.mean()) / spread, -CLIP, CLIP)]
 
 
-def half(means: Sequence[float]) -> list[int]:
-    """The better half, at least one, in their order: a rung of successive halving (Jamieson and Talwalkar 2016)."""
+def top(means: Sequence[float], count: int) -> list[int]:
+    """The ``count`` best, in their order; with half of them, a rung of successive halving (Jamieson and Talwalkar
+    2016)."""
     ranked = sorted(range(len(means)), key=lambda i: (-means[i], i))
-    return sorted(ranked[: max(1, (len(means) + 1) // 2)])
+    return sorted(ranked[:count])

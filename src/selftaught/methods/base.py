@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Protocol, runtime_checkable
 
 from selftaught.engines.base import Tokens
-from selftaught.tasks.base import Checker
+from selftaught.tasks.base import Checker, Support
 from selftaught.types import (
     Document,
     Example,
@@ -22,6 +22,7 @@ from selftaught.types import (
 )
 
 Group = tuple[Task, Sequence[Rollout]]
+Supports = Callable[[Sequence[tuple[str, Document]]], list[Support | None]]
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,14 @@ class Bench(Protocol):
 
         Raises Waiting while one is missing: the run ends in order, and when it is resumed this call returns them all.
         """
+        ...
+
+    def support(self, pairs: Sequence[tuple[str, Document]]) -> list[Support | None]:
+        """What a document says of a statement: the world's word, or the judge's; None where nobody can tell."""
+        ...
+
+    def marks(self, pairs: Sequence[tuple[Document, str]]) -> list[float | None]:
+        """A judge's marks for edits of documents, 0 to 1; None where there is no judge, or it gives none."""
         ...
 
     def trials(self, trials: Sequence[Trial]) -> list[tuple[Tried, ...]]:
@@ -142,6 +151,10 @@ class Studies(Reads, Protocol):
 
     def lessons(self, text: str, document: Document, tokens: Tokens) -> tuple[Example, ...]:
         """What a throw-away adapter learns from one edit of a document; from "", the document alone."""
+        ...
+
+    def cleaned(self, edits: Sequence[tuple[str, Document]], support: Supports) -> list[str]:
+        """Edits as adapters learn them: with or without what their documents do not support."""
         ...
 
     def at_random(self, groups: Sequence[Group], bench: Bench) -> Iterable[Example]:

@@ -94,7 +94,7 @@ class ContinuedPretraining:
             lost[r.error or "empty"] += not texts
             yield from ((r.id, text) for text in texts)
         bench.note("edits", len(rollouts))
-        for why, count in lost.items():
+        for why, count in (+lost).items():
             bench.note(f"edits without text: {why}", count)
 
     def _lessons(self, rollout: str, text: str, document: Document, bench: Bench) -> Iterator[Example]:

@@ -9,9 +9,10 @@ questions; the model without it answers once per passage; rewards come with thei
 
 from __future__ import annotations
 
+import math
 import random
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from statistics import fmean
 from typing import Literal
@@ -21,8 +22,10 @@ from pydantic import Field
 
 from selftaught.config import Section
 from selftaught.engines.base import Tokens
-from selftaught.methods import _edits, _rewards
-from selftaught.methods.base import Bench, Group, Trial
+from selftaught.methods import _edits, _proxy, _rewards
+from selftaught.methods.base import Bench, Group, Supports, Trial
+from selftaught.statements import statements
+from selftaught.tasks.base import Support
 from selftaught.types import Document, Example, Message, Metric, Rollout, Sampling, Task, Tried, Verdict, seed_for
 
 
@@ -41,7 +44,11 @@ class SelfeditOptions(Section):
     passage: bool = True  # the passage is learned too
     most: int = Field(default=30, ge=1)  # training texts of an edit
     book: str = "{text}\n\n{question}"  # a question with its passage
-    reward: Literal["accuracy", "loglik"] = "accuracy"
+    check: bool = True  # hold every statement of an edit against its passage, where somebody can tell
+    filter: bool = False  # leave out lines with a statement that the passage does not support
+    reward: Literal["accuracy", "loglik", "proxy"] = "accuracy"
+    proxy: Literal["measured", "judge"] = "measured"  # who gives the marks for the reward proxy, and for prefilter
+    prefilter: float = Field(default=1.0, gt=0, le=1)  # share of a passage's edits, the best by marks, that are tried
     halving: bool = False  # after each seed the worse half of a passage's edits is tried no more
     rule: Literal["rest_em", "group_relative"] = "rest_em"
     threshold: float = Field(default=0.0, ge=0)  # by how much an edit must beat the model without it
@@ -55,6 +62,8 @@ class Edit:
     rollout: Rollout
     lessons: tuple[Example, ...]
     rewards: list[float] = field(default_factory=list)
+    support: list[Support | None] = field(default_factory=list)  # of its statements
+    marks: float = 0.0
 
     @property
     def reward(self) -> float:
@@ -64,7 +73,7 @@ class Edit:
 class Selfedit:
     Options = SelfeditOptions
     name = "selfedit"
-    roles = ("source", "editor")
+    roles = ("source", "editor", "judge")
 
     def __init__(self, options: SelfeditOptions) -> None:
         self.options = options
@@ -111,17 +120,32 @@ class Selfedit:
 
     def harvest(self, groups: Sequence[Group], bench: Bench) -> Iterable[Example]:
         edits = self._edits = self._usable(groups, bench)
-        questions: dict[str, list[Task]] = {}
-        for task in bench.tasks:
-            questions.setdefault(task.group or "", []).append(task)
-        passages = list({e.document.id: e.document for e in edits})
-        said = bench.trials([Trial((), tuple(questions[p])) for p in passages])
-        base = {p: self._score(rows) for p, rows in zip(passages, said, strict=True)}
-        self._try(edits, questions, bench)
-        weights = self._weights(edits, base)
-        self._record(edits, weights, base, bench)
-        self._learned = [self._example(e, w) for e, w in zip(edits, weights, strict=True) if w]
+        if self.options.check and edits:
+            self._check(edits, bench)
+        if self.options.reward == "proxy":
+            self._mark(edits, bench)
+            for e in edits:
+                e.rewards = [e.marks]
+            tried, base = edits, dict[str, float]()
+        else:
+            tried = self._promising(edits, bench)
+            base = self._try(tried, bench)
+        weights = self._weights(tried, base)
+        self._record(tried, weights, base, bench)
+        self._learned = [self._example(e, w) for e, w in zip(tried, weights, strict=True) if w]
         yield from self._learned
+
+    def cleaned(self, edits: Sequence[tuple[str, Document]], support: Supports) -> list[str]:
+        if not self.options.filter:
+            return [text for text, _ in edits]
+        pairs = [(s, d) for text, d in edits for line in text.splitlines() for s in statements(line)]
+        said = iter(support(pairs))
+        return [
+            "\n".join(
+                [line for line in text.splitlines() if all(next(said) in (None, "supported") for _ in statements(line))]
+            )
+            for text, _ in edits
+        ]
 
     def _usable(self, groups: Sequence[Group], bench: Bench) -> list[Edit]:
         """Edits that say something; the others are counted by why they do not."""
@@ -134,14 +158,58 @@ class Selfedit:
                 if not text:
                     lost[r.error or "empty"] += 1
                 else:
-                    found.append(Edit(document, r, self.lessons(text, document, bench.tokens)))
+                    found.append(Edit(document, r, ()))
+        clean = self.cleaned([(self._text(e, bench), e.document) for e in found], bench.support)
+        for edit, text in zip(found, clean, strict=True):
+            edit.lessons = self.lessons(text, edit.document, bench.tokens)
         bench.note("edits", len(found) + lost.total())
         for why, count in lost.items():
             bench.note(f"edits without text: {why}", count)
         return found
 
-    def _try(self, edits: Sequence[Edit], questions: dict[str, list[Task]], bench: Bench) -> None:
-        """Every edit under every seed; with ``halving``, fewer and fewer of each passage."""
+    def _text(self, edit: Edit, bench: Bench) -> str:
+        return (bench.tokens.said(edit.rollout.prompt_ids, edit.rollout.text) or "").strip()
+
+    def _check(self, edits: Sequence[Edit], bench: Bench) -> None:
+        """Every statement against its passage: hallucinations are counted, whatever becomes of them."""
+        said = [statements(self._text(e, bench)) for e in edits]
+        found = iter(bench.support([(s, e.document) for e, some in zip(edits, said, strict=True) for s in some]))
+        for edit, some in zip(edits, said, strict=True):
+            edit.support = [next(found) for _ in some]
+            bench.note("statements", len(some))
+            for verdict, count in Counter(edit.support).items():
+                bench.note(f"statements {verdict or 'not judged'}", count)
+
+    def _mark(self, edits: Sequence[Edit], bench: Bench) -> None:
+        """Marks without any adapter; an edit for which a judge has none gets the mean of the others."""
+        texts = [self._text(e, bench) for e in edits]
+        if self.options.proxy == "judge":
+            given = bench.marks([(e.document, text) for e, text in zip(edits, texts, strict=True)])
+        else:
+            given = [_proxy.score(text, e.document.text, e.support) for e, text in zip(edits, texts, strict=True)]
+        known = [m for m in given if m is not None]
+        bench.note("edits without marks", len(given) - len(known))
+        for edit, mark in zip(edits, given, strict=True):
+            edit.marks = mark if mark is not None else fmean(known or [0.0])
+
+    def _promising(self, edits: list[Edit], bench: Bench) -> list[Edit]:
+        """What is tried: with ``prefilter``, the best of each passage by marks."""
+        if self.options.prefilter == 1:
+            return edits
+        self._mark(edits, bench)
+        kept = [g[i] for g in _by_document(edits)
+                for i in _rewards.top([e.marks for e in g], math.ceil(self.options.prefilter * len(g)))]  # fmt: skip
+        bench.note("edits that were not tried, by their marks", len(edits) - len(kept))
+        return kept
+
+    def _try(self, edits: Sequence[Edit], bench: Bench) -> dict[str, float]:
+        """Every edit under every seed; with ``halving``, fewer and fewer of each passage. What the model has without
+        any edit is returned, by passage."""
+        questions: dict[str, list[Task]] = {}
+        for task in bench.tasks:
+            questions.setdefault(task.group or "", []).append(task)
+        passages = list({e.document.id: e.document for e in edits})
+        said = bench.trials([Trial((), tuple(questions[p])) for p in passages])
         alive = list(edits)
         waves = [[k] for k in range(self.options.seeds)] if self.options.halving else [range(self.options.seeds)]
         for wave in waves:
@@ -154,7 +222,9 @@ class Selfedit:
                 bench.note("answers", len(rows))
                 bench.note("empty answers", sum(not r.text.strip() for r in rows))
             if len(waves) > 1:
-                alive = [g[i] for g in _by_document(alive) for i in _rewards.half([e.reward for e in g])]
+                alive = [g[i] for g in _by_document(alive)
+                         for i in _rewards.top([e.reward for e in g], math.ceil(len(g) / 2))]  # fmt: skip
+        return {p: self._score(rows) for p, rows in zip(passages, said, strict=True)}
 
     def _score(self, rows: Sequence[Tried]) -> float:
         return fmean(r.loglik if self.options.reward == "loglik" else r.right for r in rows)
@@ -165,7 +235,7 @@ class Selfedit:
             means = [e.reward for e in group]
             if self.options.rule == "group_relative":
                 weights |= {e.rollout.id: w for e, w in zip(group, _rewards.relative(means), strict=True)}
-            elif (top := _rewards.best(means, base[group[0].document.id], self.options.threshold)) is not None:
+            elif (top := _rewards.best(means, base.get(group[0].document.id), self.options.threshold)) is not None:
                 weights[group[top].rollout.id] = 1.0
         return [weights.get(e.rollout.id, 0.0) for e in edits]
 
@@ -186,19 +256,21 @@ class Selfedit:
     def _record(self, edits: Sequence[Edit], weights: Sequence[float], base: dict[str, float], bench: Bench) -> None:
         tables = [np.array([e.rewards for e in g if len(e.rewards) == self.options.seeds]) for g in _by_document(edits)]
         tables = [t for t in tables if t.size]
-        beaten = [e.reward > base[e.document.id] for e in edits]
-        kept = [e.reward for e, w in zip(edits, weights, strict=True) if w > 0]
+        kept = [e for e, w in zip(edits, weights, strict=True) if w > 0]
         found = {
-            "without an edit": _mean([base[p] for p in base]),
-            "all edits": _mean([e.reward for e in edits]),
-            "learned edits": _mean(kept),
+            "without an edit": _mean([*base.values()]),
+            "all edits": _over_documents(edits, lambda e: e.reward),
+            "learned edits": _over_documents(kept, lambda e: e.reward),
             "best edit, honestly above the mean": _mean(_rewards.honest_best(tables)),
-            "edits that beat none": _mean([float(b) for b in beaten]),
+            "edits that beat none": _over_documents(edits if base else [], lambda e: e.reward > base[e.document.id]),
             "reliability": _rewards.reliability_of(tables),
+            "statements supported, of all edits": _supported(edits),
+            "statements supported, of learned edits": _supported(kept),
         }
         said = [
             Verdict(e.rollout.id, f"reward:{self.options.reward}", w > 0,
-                    f"{len(e.rewards)} adapters; without an edit {base[e.document.id]:.4g}; weight {w:.3g}",
+                    f"{len(e.rewards)} rewards; without an edit {base.get(e.document.id, math.nan):.4g}; "
+                    f"weight {w:.3g}",
                     f"{e.reward:.6g}")
             for e, w in zip(edits, weights, strict=True)
         ]  # fmt: skip
@@ -212,8 +284,19 @@ def _by_document(edits: Sequence[Edit]) -> list[list[Edit]]:
     return list(found.values())
 
 
+def _supported(edits: Sequence[Edit]) -> Metric | None:
+    """Share of judged statements that their passages support, a mean over edits."""
+    judged = [e for e in edits if any(e.support)]
+    return _over_documents(judged, lambda e: fmean(s == "supported" for s in e.support if s))
+
+
 def _lost(row: Tried) -> bool:
     return row.answer is None and not row.text and row.error is not None
+
+
+def _over_documents(edits: Sequence[Edit], value: Callable[[Edit], float]) -> Metric | None:
+    """The mean over documents of the mean over their edits: edits of one document are no independent ones."""
+    return _mean([fmean(map(value, some)) for some in _by_document(edits)])
 
 
 def _mean(values: Sequence[float]) -> Metric | None:

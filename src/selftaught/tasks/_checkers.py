@@ -25,7 +25,7 @@ from typing import Any
 
 from selftaught.config import did_you_mean
 from selftaught.errors import RecipeError
-from selftaught.tasks._graders import first_line, same_recall, same_squad, words
+from selftaught.tasks._graders import doubts_recall, first_line, same_recall, same_squad, words
 from selftaught.tasks.base import Checker
 from selftaught.types import Task, digest
 
@@ -306,7 +306,7 @@ _BUILT_IN: dict[str, Callable[[str | None], Checker]] = {
     "choice": lambda _: Checker("choice", parse_choice, same_choice),
     "any": lambda _: Checker("any", parse_any, same_any),
     "squad": lambda _: Checker("squad", parse_words, same_squad),
-    "recall": lambda _: Checker("recall", parse_words, same_recall),
+    "recall": lambda _: Checker("recall", parse_words, same_recall, doubts=doubts_recall),
     "regex": _regex,
 }
 NAMES = tuple(_BUILT_IN)

@@ -19,6 +19,7 @@ from selftaught.tasks.base import Checker
 from selftaught.types import Task, digest
 
 ENOUGH = 0.6  # of the gold answer's words
+MANY = 4  # times as many words as the gold answer has, and that many more: a list of guesses, or an explanation
 
 _ARTICLES = frozenset(("a", "an", "the"))
 _LABEL = re.compile(r"\s*(?:answer|a)\s*:\s*", re.IGNORECASE)  # that a model repeats from its prompt
@@ -48,6 +49,12 @@ def recall(answer: str, gold: str) -> float:
 
 def same_recall(answer: str, gold: str) -> bool:
     return recall(answer, gold) >= ENOUGH
+
+
+def doubts_recall(answer: str, gold: str) -> bool:
+    """Some of the gold answer's words but not all; or all of them among many others, as in a list of guesses."""
+    share = recall(answer, gold)
+    return 0 < share < 1 or (share == 1 and len(words(answer)) > MANY * len(words(gold)) + MANY)
 
 
 def same_squad(answer: str, gold: str) -> bool:

@@ -28,6 +28,7 @@ ANSWER_FIELDS = ("answer", "completion", "output", "response", "label", "target"
 TEXT_FIELDS = ("passage", "document", "context")  # a text that the question is about, or a mere name for it
 GROUP_FIELDS = ("group", *TEXT_FIELDS)
 KNOWN = (*QUESTION_FIELDS, "input", *ANSWER_FIELDS, *GROUP_FIELDS)
+PASSAGE_FIELDS = ("questions", "qas", "paragraphs", "data")  # of which tasks/passages.py reads documents
 ROLES = ("system", "user", "assistant")
 MAX_GROUP = 64  # characters; a longer group (the text of a passage) is named by its digest
 MAX_NAMES = 8  # columns named in a summary
@@ -133,6 +134,8 @@ def _question(
 
 def _no_question(data: Mapping[str, Any]) -> _BadRow:
     keys = [str(k) for k in data]
+    if any(k in data for k in PASSAGE_FIELDS):
+        return _BadRow(f"a passage with its questions; the keys are {', '.join(keys)}", "Set tasks.name=passages.")
     guesses = (did_you_mean(k, QUESTION_FIELDS) for k in keys if k not in (*ANSWER_FIELDS, *GROUP_FIELDS))
     guess = next((g for g in guesses if "did you mean" in g), "")
     if any(f in data for f in QUESTION_FIELDS):

@@ -18,8 +18,10 @@ Support = Literal["supported", "unsupported", "contradicted"]  # what a document
 class Checker:
     """``parse`` reads the answer out of a completion (None: there is none, so no vote); ``same`` compares what was
     parsed with a gold answer. ``score``, where there is one, decides what is correct instead of ``same``: a user's
-    reward function of (task, completion), correct from CORRECT_SCORE on. ``digest`` names the code that decides (the
-    SHA-256 of the user's file, "" for the built-in checkers), so that a resumed run can see that it was edited.
+    reward function of (task, completion), correct from CORRECT_SCORE on. ``doubts`` says of a parsed answer and a gold
+    one whether a judge, where there is one, should be asked rather than ``same``. ``digest`` names the code that
+    decides (the SHA-256 of the user's file, "" for the built-in checkers), so that a resumed run can see that it was
+    edited.
     """
 
     name: str
@@ -27,6 +29,7 @@ class Checker:
     same: Callable[[str, str], bool]
     score: Judge | None = None
     digest: str = ""
+    doubts: Callable[[str, str], bool] | None = None
 
 
 NO_CHECKER = Checker("", parse=lambda text: None, same=lambda a, b: False)  # of a task that has no right answer

@@ -1,0 +1,63 @@
+"""Opinions on texts: does a passage say this, is this answer right, how good is this edit.
+
+A generated world knows what its passages say. Elsewhere whoever has the role ``judge`` is asked; where nobody has it,
+there is no opinion. Replies are kept as those of every role, so that nothing is asked, or paid for, twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TypeVar, cast
+
+from selftaught import judging
+from selftaught.engines.base import StopToken, never
+from selftaught.roles import Role
+from selftaught.rollout import rollout
+from selftaught.tasks.base import NO_CHECKER, Support, TaskSet
+from selftaught.types import Document, Sampling, Task
+
+T = TypeVar("T")
+REPLY = 128  # tokens: a word, or four marks, and what a judge says around them
+
+
+class Opinions:
+    """Of one run. ``judge`` is asked greedily, each question once."""
+
+    def __init__(self, source: TaskSet, judge: Role | None, seed: int, stop: StopToken = never) -> None:
+        self._supports, self._judge, self._seed, self._stop = source.supports, judge, seed, stop
+        self._said: dict[str, str] = {}
+
+    def support(self, pairs: Sequence[tuple[str, Document]]) -> list[Support | None]:
+        """What a document says of a statement; None where nothing is stated, or nobody can tell."""
+        if self._supports is not None:
+            return [self._supports(statement, document) for statement, document in pairs]
+        said = self._read([judging.support_task(s, d) for s, d in pairs], judging.read_support)
+        return cast(list[Support | None], said)
+
+    def marks(self, pairs: Sequence[tuple[Document, str]]) -> list[float | None]:
+        """A judge's marks for edits, 0 to 1; None where a reply gives none, or there is no judge."""
+        found = self._read([judging.rubric_task(d, edit) for d, edit in pairs], judging.read_rubric)
+        return [r.score if r is not None else None for r in found]
+
+    def settled(self, doubts: Sequence[tuple[Task, str]]) -> list[bool | None]:
+        """Whether an answer that a checker doubts is right."""
+        asked = [judging.dispute_task(t.question, [t.answer or ""], answer) for t, answer in doubts]
+        return self._read(asked, judging.read_yes)
+
+    def _read(self, tasks: Sequence[Task], read: Callable[[str], T | None]) -> list[T | None]:
+        who = self._judge
+        if who is None:
+            return [None] * len(tasks)
+        new = list({t.id: t for t in tasks if t.id not in self._said}.values())
+        rows = rollout(
+            who.engine,
+            who.checkpoint,
+            who.tokens,
+            new,
+            Sampling(1, 0.0, max_tokens=REPLY),
+            {"": NO_CHECKER},
+            run_seed=self._seed,
+            stop=self._stop,
+        )
+        self._said |= {t.id: who.tokens.said(r.prompt_ids, r.text) or "" for t, r in zip(new, rows, strict=True)}
+        return [read(self._said[t.id]) for t in tasks]

@@ -1,0 +1,411 @@
+"""Throw-away adapters on any model: as plain PEFT would train them, and the same in any company and on any worker."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import tiny
+from selftaught.engines import _stacked, _trials, _tune
+from selftaught.engines._adapters import sites
+from selftaught.engines._sample import decoder
+from selftaught.engines.base import Completion, Request, TrialJob, Trialled, TuneJob, never
+from selftaught.engines.torch_engine import TorchEngine
+from selftaught.errors import ModelError, OutOfMemory, Stopped
+from selftaught.types import Checkpoint, Example, Sampling
+from test_engine_faults import Heard, linux, pids, workers
+
+SAMPLING = Sampling(temperature=1.0, max_tokens=8)
+PROMPTS = ((1, 5, 6), (1, 9, 10, 11, 12))
+GOLDS = ((7, 8, 2), (9, 2))
+
+
+def engine(**options: Any) -> TorchEngine:
+    made = {"processes": 1, "threads": 1, "dtype": "float32", "autocast": False, **options}
+    return TorchEngine(TorchEngine.Options.model_validate(made))
+
+
+@pytest.fixture(scope="module")
+def parents(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Checkpoint]:
+    folder = tmp_path_factory.mktemp("parents")
+    made = engine()
+    return {name: made.open(str(tiny.checkpoint(folder / name, name))) for name in tiny.ARCHITECTURES}
+
+
+@pytest.fixture(scope="module")
+def two_parents(parents: dict[str, Checkpoint], tmp_path_factory: pytest.TempPathFactory) -> tuple[Checkpoint, ...]:
+    """A model, and the same with an adapter."""
+    out = tmp_path_factory.mktemp("adapter")
+    made = engine()
+    made.tune(trial(parents["gpt_neox"], 99).job, out)
+    return parents["gpt_neox"], made.open(str(out))
+
+
+def trial(parent: Checkpoint, number: int, weight: float = 1.0, **changes: Any) -> TrialJob:
+    """Of each number another text, other lengths and another count of steps."""
+    examples = [
+        Example((1, 5 + number % 200), (*((7 * number + 3 * k + j) % 250 + 5 for j in range(length)), 2), "t")
+        for k in range(2 + number % 3)
+        for length in [5 + (3 * number + 11 * k) % 40]
+    ]
+    examples[1] = replace(examples[1], weight=weight)
+    n = len(examples)
+    plan = [[k % n, (k + 1) % n] for k in range(4 + number % 4)]
+    job = TuneJob(parent, examples, plan, "lora", 1e-2, 2, 0.1, 1.0, 0.01, 4, 8, number)
+    return TrialJob(replace(job, **changes), PROMPTS, SAMPLING, (number, 7), GOLDS)
+
+
+def tried(jobs: Sequence[TrialJob], made: TorchEngine | None = None, **how: Any) -> list[Trialled]:
+    found = sorted((made or engine()).trials(jobs, **how), key=lambda item: item[0])
+    assert [i for i, _ in found] == [*range(len(jobs))]
+    return [result for _, result in found]
+
+
+def close(a: Trialled, b: Trialled) -> bool:
+    """Same tokens, figures as near as float32 is to itself in another order."""
+    pairs = [(a.tuned.losses, b.tuned.losses), (a.tuned.grad_norms, b.tuned.grad_norms),
+             *zip(a.logprobs, b.logprobs, strict=True)]  # fmt: skip
+    ids = [c.ids for c in a.completions] == [c.ids for c in b.completions]
+    return ids and all(np.allclose(x, y, rtol=1e-4, atol=1e-5) for x, y in pairs)
+
+
+# ---------------------------------------------------------------- as PEFT does it
+
+
+def by_peft(job: TrialJob) -> tuple[list[float], Any]:
+    """One adapter in the plainest loop: an example at a time, PEFT's layers, torch's AdamW."""
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    plan = job.job
+    base = AutoModelForCausalLM.from_pretrained(plan.parent.model).eval()
+    torch.manual_seed(plan.seed)
+    targets = [*plan.lora_targets] or "all-linear"
+    config = LoraConfig(r=plan.lora_rank, lora_alpha=plan.lora_alpha, target_modules=targets, task_type="CAUSAL_LM",
+                        fan_in_fan_out=base.config.model_type == "gpt2")  # fmt: skip
+    model = get_peft_model(base, config).eval()
+    learned = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(learned, betas=(0.9, 0.98), weight_decay=plan.weight_decay)
+    losses = []
+    for step, batch in enumerate(plan.batches):
+        some = [plan.examples[i] for i in batch]
+        total = sum(len(e.completion_ids) for e in some)
+        loss = sum(-e.weight * scores(model, e.prompt_ids, e.completion_ids).sum() for e in some) / total
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(learned, plan.clip)
+        for group in optimizer.param_groups:
+            group["lr"] = _tune.learning_rate(step, len(plan.batches), plan)
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(float(loss.detach()))
+    return losses, model
+
+
+def scores(model: Any, prompt: Sequence[int], completion: Sequence[int]) -> torch.Tensor:
+    logits = model(torch.tensor([[*prompt, *completion]])).logits[0, len(prompt) - 1 : -1]
+    return torch.log_softmax(logits, -1).gather(1, torch.tensor(completion)[:, None])[:, 0]
+
+
+def greedy(model: Any, prompt: Sequence[int]) -> tuple[int, ...]:
+    ids = torch.tensor([prompt])
+    found = model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=8, do_sample=False)
+    return tuple(found[0, len(prompt) :].tolist())
+
+
+@pytest.mark.parametrize("architecture", tiny.ARCHITECTURES)
+@pytest.mark.parametrize("changes", [{}, {"lora_rank": 2, "lora_alpha": 16}])
+def test_an_adapter_is_the_one_that_a_plain_loop_with_peft_trains(
+    parents: dict[str, Checkpoint], architecture: str, changes: dict[str, Any]
+) -> None:
+    jobs = [trial(parents[architecture], number, weight=0.5, **changes) for number in (3, 4, 5)]
+    jobs = [replace(job, sampling=Sampling(max_tokens=8)) for job in jobs]
+    for job, found in zip(jobs, tried(jobs), strict=True):
+        losses, model = by_peft(job)
+        assert np.allclose(found.tuned.losses, losses, rtol=1e-5, atol=1e-5), "every step, so every weight that matters"
+        assert [c.ids for c in found.completions] == [greedy(model, prompt) for prompt in PROMPTS]
+        with torch.no_grad():
+            golds = [scores(model, p, g).tolist() for p, g in zip(PROMPTS, GOLDS, strict=True)]
+        assert all(np.allclose(a, b, rtol=1e-4, atol=1e-4) for a, b in zip(found.logprobs, golds, strict=True))
+        assert losses[-1] < losses[0] and found.tuned.tokens == sum(
+            len(job.job.examples[i].completion_ids) for batch in job.job.batches for i in batch
+        )
+
+
+@pytest.mark.parametrize("which", ["gpt_neox", "gpt2", "with an adapter", "with an adapter, and fewer layers"])
+def test_what_is_kept_loads_in_peft_and_answers_the_same(
+    parents: dict[str, Checkpoint], two_parents: tuple[Checkpoint, ...], which: str, tmp_path: Path
+) -> None:
+    """On a parent with an adapter it is both in one, on the base."""
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    targets = ("dense", "dense_h_to_4h") if "fewer" in which else ()
+    job = trial(parents.get(which, two_parents[1]), 3, lora_rank=2, lora_targets=targets)
+    job = replace(job, sampling=Sampling(max_tokens=8), keep=tmp_path)
+    [found] = tried([job])
+    base = AutoModelForCausalLM.from_pretrained(job.job.parent.model)
+    model = PeftModel.from_pretrained(base, str(tmp_path)).eval()
+    assert [greedy(model, p) for p in PROMPTS] == [c.ids for c in found.completions]
+    kept = engine().open(str(tmp_path))
+    assert (kept.model, kept.adapter) == (job.job.parent.model, str(tmp_path))
+    [again] = tried([replace(job, job=replace(job.job, parent=kept, batches=()), keep=None)])
+    assert all(np.allclose(a, b, atol=1e-4) for a, b in zip(found.logprobs, again.logprobs, strict=True))
+
+
+def test_what_stands_on_an_adapter_of_another_kind_cannot_be_kept(
+    two_parents: tuple[Checkpoint, ...], tmp_path: Path
+) -> None:
+    theirs = Path(shutil.copytree(str(two_parents[1].adapter), tmp_path / "theirs"))
+    config = json.loads((theirs / "adapter_config.json").read_text())
+    (theirs / "adapter_config.json").write_text(json.dumps({**config, "use_rslora": True}))
+    (tmp_path / "kept").mkdir()
+    with pytest.raises(ModelError, match=r"is no plain LoRA.*\n.*merge_and_unload"):
+        tried([replace(trial(engine().open(str(theirs)), 3), keep=tmp_path / "kept")])
+
+
+# ---------------------------------------------------------------- in any company
+
+
+@pytest.mark.parametrize("architecture", tiny.ARCHITECTURES)
+def test_a_job_is_the_same_alone_and_among_others_to_the_last_bit(
+    parents: dict[str, Checkpoint], architecture: str
+) -> None:
+    jobs = [trial(parents[architecture], number) for number in range(12)]
+    together = tried(jobs)
+    assert len({found.tuned.losses for found in together}) == 12, "all different"
+    for at in (0, 7):
+        assert tried([jobs[at]]) == [together[at]]
+        assert tried([jobs[(at + 3) % 12], jobs[at]])[1] == together[at]
+
+
+def test_ranks_layers_rates_and_lengths_may_differ_in_one_call(parents: dict[str, Checkpoint]) -> None:
+    llama = parents["llama"]
+    jobs = [
+        trial(llama, 1),
+        trial(llama, 2, lora_rank=2),
+        trial(llama, 3, lora_targets=("q_proj", "down_proj")),
+        trial(llama, 4, lr=1e-3, clip=0.1, weight_decay=0.0),
+        trial(llama, 5, lora_targets=("q_proj", "down_proj"), lora_alpha=32),
+        trial(llama, 6, batches=[[0]]),
+    ]
+    together = tried(jobs)
+    assert together == [tried([job])[0] for job in jobs]
+    for job in (jobs[2], jobs[4]):
+        assert np.allclose(together[jobs.index(job)].tuned.losses, by_peft(job)[0], rtol=1e-5, atol=1e-5)
+    with pytest.raises(ModelError, match=r"no linear layer called 'c_attn'.*\n.*q_proj"):
+        tried([trial(llama, 1, lora_targets=("c_attn",))])
+
+
+def test_jobs_of_two_parents_each_go_to_their_own(two_parents: tuple[Checkpoint, ...]) -> None:
+    jobs = [trial(two_parents[i % 2], i // 2) for i in range(6)]
+    steps: list[tuple[int, int, str]] = []
+    together = tried(jobs, progress=lambda *said: steps.append(said))
+    assert together == [tried([job])[0] for job in jobs]
+    assert all(together[i] != together[i + 1] for i in (0, 2, 4)), "another parent is another job"
+    assert steps == [(k + 1, 6, "jobs") for k in range(6)]
+
+
+def test_without_batches_it_is_the_parent_that_is_asked(two_parents: tuple[Checkpoint, ...]) -> None:
+    made = engine()
+    for parent in two_parents:
+        jobs = [replace(trial(parent, n, batches=()), prompts=PROMPTS[::-1]) for n in range(3)]
+        requests = [Request(parent, p, SAMPLING, (s,)) for t in jobs for p, s in zip(t.prompts, t.seeds, strict=True)]
+        answers: dict[int, list[Completion]] = dict(made.generate(requests))
+        golds = made.score(parent, [(*p, *g) for p, g in zip(PROMPTS[::-1], GOLDS, strict=True)])
+        for i, found in enumerate(tried([jobs[0], trial(parent, 8), *jobs[1:]], made)[:1]):
+            assert found.completions == (answers[2 * i][0], answers[2 * i + 1][0])
+            assert [*map(len, found.logprobs)] == [3, 2] and found.tuned.losses == ()
+            assert [*map(list, found.logprobs)] == [s[-len(g) :] for s, g in zip(golds, GOLDS, strict=True)]
+
+
+def test_no_golds_no_scores_no_prompts_no_answers(parents: dict[str, Checkpoint]) -> None:
+    silent = replace(trial(parents["llama"], 2), prompts=(), seeds=(), golds=())
+    unscored = replace(trial(parents["llama"], 2), golds=())
+    first, second = tried([silent, unscored])
+    assert first.completions == first.logprobs == second.logprobs == () and len(second.completions) == 2
+    assert first.tuned == second.tuned and first.error is None
+
+
+def test_the_model_is_as_it_was(parents: dict[str, Checkpoint]) -> None:
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(parents["llama"].model).eval()
+    before = {n: t.clone() for n, t in model.state_dict().items()}
+    twin = _stacked.Twin(model, sites(model))
+    assert all(a is b for a, b in zip(model.parameters(), twin.model.parameters(), strict=True)), "no weight twice"
+    assert decoder(model).name == "torch" and decoder(twin.model).name == "transformers", "adapters are in its forward"
+    assert {type(m).__name__ for m in model.modules()}.isdisjoint({"Adapted"})
+    assert all(torch.equal(t, before[n]) for n, t in model.state_dict().items())
+
+
+class Sorted(torch.nn.Module):
+    """Sends its rows on in an order of its own, as experts do."""
+
+    def __init__(self, inner: torch.nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        rows = x.flatten(0, -2)
+        order = rows[:, 0].argsort()
+        return self.inner(rows[order])[order.argsort()].view(x.shape)
+
+
+def test_a_layer_that_sees_rows_in_another_order_takes_adapters_one_at_a_time(parents: dict[str, Checkpoint]) -> None:
+    from transformers import AutoModelForCausalLM
+
+    parent = parents["gpt_neox"]
+    model = AutoModelForCausalLM.from_pretrained(parent.model).eval()
+    assert _stacked.Twin(model, sites(model)).splits()
+    model.gpt_neox.layers[0].mlp = Sorted(model.gpt_neox.layers[0].mlp)
+    assert not _stacked.Twin(model, sites(model)).splits()
+    jobs = [trial(parent, number) for number in range(4)]
+    assert all(close(*pair) for pair in zip(tried_on(model, jobs, Heard()), tried(jobs), strict=True))
+
+
+def tried_on(model: Any, jobs: Sequence[TrialJob], notice: Heard, free: int = 1 << 28) -> list[Trialled]:
+    tokens = engine().tokens(jobs[0].job.parent)
+    found = dict(
+        _trials.run(model, tokens, jobs, bf16=False, slots=8, kernels="", free=free, stop=never, notice=notice)
+    )
+    return [found[i] for i in range(len(jobs))]
+
+
+def test_experts_that_are_no_linear_layers_are_left_as_they_are(tmp_path: Path) -> None:
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    shape = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+    small = AutoConfig.for_model("mixtral", vocab_size=260, num_local_experts=4, num_key_value_heads=2, **shape)
+    AutoModelForCausalLM.from_config(small).save_pretrained(tmp_path)
+    tiny.tokenizer().save_pretrained(tmp_path)
+    parent = engine().open(str(tmp_path))
+    jobs = [trial(parent, number) for number in (3, 4)]
+    everywhere = ("q_proj", "k_proj", "v_proj", "o_proj")
+    for job, found in zip(jobs, tried(jobs), strict=True):
+        losses, _ = by_peft(replace(job, job=replace(job.job, lora_targets=everywhere)))
+        assert np.allclose(found.tuned.losses, losses, rtol=1e-5, atol=1e-5)
+
+
+# ---------------------------------------------------------------- what goes wrong
+
+
+def test_a_job_that_leaves_the_numbers_ends_alone(parents: dict[str, Checkpoint], tmp_path: Path) -> None:
+    made = engine()
+    made.notice = heard = Heard()
+    good = [trial(parents["llama"], n) for n in range(4)]
+    bad = replace(
+        trial(parents["llama"], 7, weight=float("nan"), batches=[[0], [1], [1], [1], [1], [0]]), keep=tmp_path
+    )
+    found = tried([*good[:2], bad, *good[2:]], made)
+    lost = found.pop(2)
+    assert "step 4 has loss nan" in str(lost.error) and "after 3 refused steps" in str(lost.error)
+    assert lost.completions == lost.logprobs == () and len(lost.tuned.losses) == 5
+    assert not [*tmp_path.iterdir()], "nothing of it is kept"
+    assert found == tried(good)
+    assert [(f["step"], f["refused"]) for event, f in heard if event == "step refused"] == [(1, 1), (2, 2), (3, 3)]
+    [mended] = tried([replace(bad, job=replace(bad.job, batches=[[0], [1], [0]]))])
+    assert mended.error is None and len(mended.completions) == 2, "one such step is skipped"
+
+
+def test_finite_weights_that_give_no_finite_answer_cost_their_job_alone(parents: dict[str, Checkpoint]) -> None:
+    good, wild = trial(parents["llama"], 1), trial(parents["llama"], 2, lr=1e30, clip=1e9, warmup_steps=0)
+    found = tried([wild, good])
+    assert found[0].error is not None and not found[0].completions
+    assert found[1] == tried([good])[0]
+
+
+def test_a_prompt_without_room_is_refused_before_anything_is_trained(parents: dict[str, Checkpoint]) -> None:
+    long = replace(trial(parents["llama"], 1), prompts=[tuple(range(5, 133))], seeds=(1,), golds=())
+    with pytest.raises(ModelError, match="128 tokens leaves no room in a context of 128"):
+        tried([trial(parents["llama"], 2), long])
+
+
+def test_stop_is_answered_between_steps(parents: dict[str, Checkpoint]) -> None:
+    long = trial(parents["llama"], 1, batches=[[0]] * 1000)
+    asked: list[int] = []
+
+    def stop() -> bool:
+        asked.append(1)
+        return len(asked) > 20
+
+    with pytest.raises(Stopped):
+        tried([long], stop=stop)
+
+
+class Tight(torch.nn.Module):
+    """Memory suffices for so many tokens at once."""
+
+    def __init__(self, inner: torch.nn.Module, tokens: int) -> None:
+        super().__init__()
+        self.inner, self.tokens = inner, tokens
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if x.shape[:-1].numel() > self.tokens:
+            raise RuntimeError("std::bad_alloc")
+        return self.inner(x)
+
+
+def test_where_memory_does_not_suffice_fewer_are_run_at_once_with_the_same_results(
+    parents: dict[str, Checkpoint],
+) -> None:
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(parents["gpt_neox"].model).eval()
+    jobs, heard = [trial(parents["gpt_neox"], 3 * number) for number in range(8)], Heard()
+    expected, first = tried_on(model, jobs, heard), model.gpt_neox.layers[1].mlp
+    assert tried_on(model, jobs, heard, free=1) == expected and not heard, "one adapter after the other"
+    model.gpt_neox.layers[1].mlp = Tight(first, 150)  # an adapter's two texts at least
+    assert tried_on(model, jobs, heard) == expected
+    assert {event for event, _ in heard} == {"out of memory"} and heard[0][1]["during"] == "adapters in training"
+    model.gpt_neox.layers[1].mlp = Tight(first, 24)
+    with pytest.raises(OutOfMemory, match=r"one row of adapters in training.*bad_alloc\n.*Lower"):
+        tried_on(model, jobs, heard)
+
+
+def test_bfloat16_products_come_close(parents: dict[str, Checkpoint]) -> None:
+    jobs = [trial(parents["llama"], number) for number in range(3)]
+    for exact, rough in zip(tried(jobs), tried(jobs, engine(autocast=True)), strict=True):
+        assert exact.tuned.losses != rough.tuned.losses
+        assert np.allclose(exact.tuned.losses, rough.tuned.losses, rtol=0.03)
+
+
+# ---------------------------------------------------------------- on workers
+
+
+@pytest.fixture(scope="module")
+def spread(parents: dict[str, Checkpoint]) -> tuple[list[TrialJob], list[Trialled]]:
+    jobs = [trial(parents["gpt_neox"], n, batches=() if n % 6 == 5 else [[0, 1]] * 4) for n in range(16)]
+    return jobs, tried(jobs)
+
+
+@linux
+def test_workers_give_what_one_process_gives_even_if_they_are_killed(
+    spread: tuple[list[TrialJob], list[Trialled]], tmp_path: Path
+) -> None:
+    jobs, expected = spread
+    jobs = [replace(jobs[0], keep=tmp_path), *jobs[1:]]
+    done: list[int] = []
+
+    def kill(count: int, total: int, unit: str) -> None:
+        done.append(count)
+        if len(done) == 4 and (living := pids()):
+            os.kill(living[0], signal.SIGKILL)
+
+    with workers(2, autocast=False) as made:
+        assert tried(jobs, made, progress=kill) == expected
+        assert set(made.notice.events) <= {"worker died"}  # type: ignore[attr-defined]
+        assert made.open(str(tmp_path)).adapter, "a worker writes what is kept"
+        undisturbed = tried([replace(j, keep=None) for j in jobs], made)
+        assert undisturbed == expected and done == [*range(1, 17)]
+        with pytest.raises(Stopped):
+            tried(jobs[1:], made, stop=lambda: True)
