@@ -49,3 +49,11 @@ def write(path: Path, count: int) -> Path:
     ]
     path.write_text(json.dumps(rows), encoding="utf-8")
     return path
+
+
+def write_texts(folder: Path, count: int) -> Path:
+    """``count`` documents as a folder of texts, which have no questions."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for d, _ in map(document, range(count)):
+        (folder / f"{d.id}.txt").write_text(d.text, encoding="utf-8")
+    return folder

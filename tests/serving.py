@@ -1,7 +1,8 @@
-"""A scripted model server that misbehaves on request (stdlib only), for tests of endpoints.
+"""A scripted model server that misbehaves on request, for tests of endpoints.
 
-It answers sums, rightly most of the time, by the seed it is sent. ``faults`` says what to do with the next requests for
-a completion, one word each; when they are used up it does ``then``. Everything it was sent is in ``asked``.
+It answers sums, rightly most of the time, by the seed it is sent, and writes questions about passages. ``faults`` says
+what to do with the next requests for a completion, one word each; when they are used up it does ``then``. Everything it
+was sent is in ``asked``.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+
+from selftaught.engines._mind import Mind, questions
 
 DRIP = 0.5  # seconds between two bytes of a server that drips
 
@@ -65,6 +68,8 @@ def serving(*faults: str, then: str = "ok", skill: float = 1.0) -> Iterator[Fake
 
 
 def said(question: str, seed: int, skill: float) -> str:
+    if (written := questions(question, Mind(skill))) is not None:
+        return written
     numbers = [int(n) for n in re.findall(r"\d+", question)]
     rng = random.Random(seed)
     total = sum(numbers) + (0 if rng.random() < skill else rng.choice([-10, -2, -1, 1, 2, 10]))

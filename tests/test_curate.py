@@ -93,7 +93,7 @@ def test_an_example_that_no_filter_can_read_is_rejected() -> None:
 
 def test_without_the_overlap_filter_nothing_goes_on() -> None:
     unreadable = Task(({"role": "user", "content": None},))  # type: ignore[dict-item]
-    with pytest.raises(AttributeError):
+    with pytest.raises(TypeError):
         curate([example("fine")], Context(limits(), [unreadable]))
 
 

@@ -13,7 +13,7 @@ from selftaught.errors import DataError, RecipeError
 from selftaught.load import make
 from selftaught.tasks._passages import cut, read_passages
 from selftaught.tasks.base import TaskSet, sizes
-from selftaught.tasks.passages import NO_QUESTIONS, document_id, families
+from selftaught.tasks.passages import document_id, families
 from selftaught.types import Task
 
 TEA = "Tea is made of leaves. It was first drunk in China, and came to Europe in 1610."
@@ -251,15 +251,15 @@ def test_a_folder_of_texts(tmp_path: Path) -> None:
     assert sorted((d.title, d.text) for d in tasks.documents.values()) == [
         ("The Rhine", f"Intro\n\n## The Rhine ##\n{RHINE}"), ("green tea", f"# no heading\n{TEA}"),
         ("plain", "No heading.")]  # fmt: skip
-    assert every(tasks) == [] and NO_QUESTIONS in tasks.notes
+    assert every(tasks) == [] and "3 documents without questions" in tasks.notes
     assert f"{tmp_path.name}: 3 documents, 0 questions (3 text files)" in tasks.notes
     assert "1 other files in the folder are not read: paper.pdf" in tasks.notes
-    assert list(load(tmp_path, limit=2).documents) == [
-        n for n in tasks.documents if n in load(tmp_path, limit=2).documents
-    ]
-    assert len(load(tmp_path, limit=2).documents) == 2
-    [alone] = load(tmp_path / "green_tea.txt").documents.values()
+    assert {t.group for t in tasks.unasked} == set(tasks.documents)
+    fewer = list(load(tmp_path, limit=2, **TRAIN).documents)
+    assert fewer == [n for n in tasks.documents if n in fewer] and len(fewer) == 2
+    [alone] = load(tmp_path / "green_tea.txt", **TRAIN).documents.values()
     assert alone.title == "green tea"
+    assert "None of 1 documents is left to learn from." in complaint(tmp_path / "green_tea.txt")
 
 
 def test_a_long_text_is_cut_between_paragraphs(tmp_path: Path) -> None:

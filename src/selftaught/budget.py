@@ -53,8 +53,13 @@ def fit(
     ``real`` is the tokens of a piece of the recipe's real text, on average.
     Raises RecipeError when not even a small run fits, and Stopped.
     """
-    if recipe.budget.minutes is None or not tasks.train:
+    if recipe.budget.minutes is None:
         return recipe, ()
+    if not tasks.train:
+        raise RecipeError(
+            "budget.minutes is planned by training questions, and there are none.",
+            hint="Set budget.holdout_share and tasks.limit by hand.",
+        )
     most = load.make("methods", recipe.method).most()
     train, holdout = shares(recipe, tasks, replace(measure(recipe, engine, tasks, stop), real=real), most)
     budget = recipe.budget.model_copy(

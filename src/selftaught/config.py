@@ -68,6 +68,13 @@ class RolesConfig(Section):
         return {name: who for name in type(self).model_fields if (who := getattr(self, name)) is not None}
 
 
+class QuestionsConfig(Section):
+    """Questions about documents that came without any: the labeller writes them before the first round."""
+
+    per_document: int = Field(default=5, ge=0, le=50)  # at most; 0: nobody writes any
+    max_tokens: int = Field(default=512, ge=1)  # of the questions about one document
+
+
 class PromptConfig(Section):
     """How a question becomes a prompt. A tokenizer's own chat template wins; ``format`` is for models without one."""
 
@@ -234,6 +241,7 @@ class Recipe(Section):
     round_questions: int | None = Field(default=None, ge=1)  # training questions of a round; none: all, every round
     method: Member
     tasks: Member
+    questions: QuestionsConfig = QuestionsConfig()
     prompt: PromptConfig = PromptConfig()
     curate: CurateConfig = CurateConfig()
     train: TrainConfig = TrainConfig()

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from selftaught import budget, gate, ledger, load, loop, paired
+from selftaught import budget, gate, ledger, load, loop, paired, questions
 from selftaught.config import Member, PrimaryConfig
 from selftaught.engines.base import Engine
 from selftaught.errors import DataError, IntegrityError, RunError
@@ -89,7 +89,7 @@ def _open_test(record: ledger.RunRecord) -> TaskSet:
         raise RunError(f"{record.name} has no test holdout.", hint="Set tasks.test in the recipe of a new run.")
     if record.trained is None:
         raise RunError(f"{record.name} has no trained model ({record.outcome}).", hint="A test set is opened once.")
-    whole = loop.load_whole(record.recipe)
+    whole = questions.recorded(loop.load_whole(record.recipe), record)
     _check_same(record, whole)
     registry, ids = ledger.tests_registry(record.recipe, record.path), [t.id for t in whole.test]
     ledger.open_test(registry, ids, record.trained["facts"]["digest"], record.name)

@@ -13,7 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from selftaught import budget, ledger, load, paired, power, replay, roles
+from selftaught import budget, ledger, load, paired, power, questions, replay, roles
 from selftaught.collapse import Signals
 from selftaught.config import GateConfig, Recipe, to_yaml
 from selftaught.curate import make_filters
@@ -31,6 +31,7 @@ from selftaught.errors import (
     noticing_a_full_disk,
 )
 from selftaught.filters.base import Context
+from selftaught.methods.base import Reads, answering
 from selftaught.rollout import NO_ROOM, rollout
 from selftaught.round import Beginning, Transaction
 from selftaught.rows import read_rows
@@ -95,6 +96,7 @@ def plan(recipe: Recipe, engine: Engine | None = None, stop: StopToken = never) 
         whole = load_whole(settled)
         read_texts(settled.gate.text, "gate.text", settled.gate.text_items)
         tokens = engine.tokens(engine.open(settled.model))
+        written = questions.planned(settled, whole, method)
         check_claim(settled.gate, whole, method, tokens, stop)
         length, mixed = replay.planned(settled, tokens, stop)
         margins = {f"guard {name}": margin for name, margin in guard_margins(settled.gate, whole).items()}
@@ -108,14 +110,17 @@ def plan(recipe: Recipe, engine: Engine | None = None, stop: StopToken = never) 
         provable["vault"] = None
     looked = (f"{spent} of {fitted.gate.looks} looks at this vault are spent",) if spent else ()
     needed = power.needed(fitted.gate, margins)
-    asked = roles.planned(fitted, method, len(tasks.train))
-    said = (*notes, *others, *asked, *mixed, *more, *tasks.notes, *looked, *_unknown(fitted.gate))
+    learned = [d for d in tasks.documents.values() if d.split == "train"]
+    asked = roles.planned(fitted, method, len(learned if isinstance(method, Reads) else tasks.train))
+    said = (*notes, *others, *asked, *mixed, *more, *tasks.notes, *written, *looked, *_unknown(fitted.gate))
     return Plan(fitted, sizes(tasks), provable, needed, said)
 
 
 def _provable(config: GateConfig, tasks: TaskSet) -> dict[str, float | None]:
-    """The smallest gain in right answers that dev and vault can show; of another claim nobody knows it before."""
-    if not config.primary.per_question:
+    """The smallest gain in right answers that dev and vault can show. Of another claim, and of questions that somebody
+    has yet to write, nobody knows it before.
+    """
+    if not config.primary.per_question or (tasks.unasked and not (tasks.dev or tasks.vault)):
         return {}
     holdouts = {"dev": (tasks.dev, config.alpha), "vault": (tasks.vault, config.alpha / config.looks)}
     shown = {name: power.smallest_gain(units(suite), alpha) for name, (suite, alpha) in holdouts.items()}
@@ -303,7 +308,7 @@ def ask(folder: Path, question: str, engine: Engine | None = None) -> tuple[str,
         parent, candidate = models(record, engine)
         method = load.make("methods", record.recipe.method)
         task = method.ask(Task(({"role": "user", "content": question},), checker=""))
-        sampling = replace(method.sampling(), n=1, temperature=0.0)
+        sampling = answering(method)
         tokens = engine.tokens(parent)
         before, after = (
             rollout(engine, c, tokens, [task], sampling, {"": NO_CHECKER}, run_seed=0)[0] for c in (parent, candidate)

@@ -9,7 +9,7 @@ from selftaught.adapt import Writer, adapt
 from selftaught.engines.base import Engine, Progress, StopToken, Tokens, never, quiet
 from selftaught.errors import ModelError
 from selftaught.evaluate import answers, items, likelihood, unasked
-from selftaught.methods.base import Method
+from selftaught.methods.base import Method, answering
 from selftaught.rollout import LOOK, rollout
 from selftaught.stopping import heeding
 from selftaught.tasks.base import TaskSet
@@ -51,9 +51,17 @@ def measure(
     if metric == "loglik":
         found = likelihood(suite, checkpoint, tasks, _of_gold(engine, checkpoint, tokens, method, tasks, stop))
         return Measured(found, unasked(tasks, found), [])
-    asked, greedy = [method.ask(t) for t in tasks], replace(method.sampling(), n=1, temperature=0.0)
+    asked = [method.ask(t) for t in tasks]
     rows = rollout(
-        engine, checkpoint, tokens, asked, greedy, source.checkers, run_seed=seed, stop=stop, progress=progress
+        engine,
+        checkpoint,
+        tokens,
+        asked,
+        answering(method),
+        source.checkers,
+        run_seed=seed,
+        stop=stop,
+        progress=progress,
     )
     spoken = [replace(r, text=tokens.said(r.prompt_ids, r.text) or "") for r in rows]  # thoughts are not graded
     found = answers(suite, checkpoint, tasks, spoken, source, metric, stop)

@@ -37,7 +37,7 @@ def _unprompted(setting: Setting, bench: RunBench) -> list[Example]:
     if not config.replay:
         return []
     sampling = Sampling(config.replay_samples, 1.0, max_tokens=config.replay_max_tokens)
-    task = Task((), checker=bench.tasks[0].checker, source="replay")
+    task = Task((), checker=next((t.checker for t in bench.tasks), ""), source="replay")
     [(_, rollouts)] = bench.sample(setting.base, setting.recipe.seed, [task], sampling)
     whole = [r for r in rollouts if r.error is None and r.text.strip()]
     bench.note("replay sampled", len(rollouts))

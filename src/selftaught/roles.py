@@ -53,7 +53,7 @@ def check(recipe: Recipe, method: Method, engine: Engine) -> tuple[str, ...]:
     Raises RecipeError for a role that nobody would ask, and for a server that cannot be asked as the recipe says;
     ModelError for a model that cannot be opened. No server is asked yet.
     """
-    unused = [name for name in recipe.roles.given if name not in method.roles]
+    unused = [name for name in recipe.roles.given if name not in (*method.roles, "labeller")]  # see questions.py
     if unused:
         uses = ", ".join(f"roles.{r}" for r in method.roles) or "none"
         raise RecipeError(
@@ -82,7 +82,9 @@ def check(recipe: Recipe, method: Method, engine: Engine) -> tuple[str, ...]:
 
 
 def planned(recipe: Recipe, method: Method, questions: int) -> tuple[str, ...]:
-    """What a server as the source may be asked for by a run on so many training questions, in words."""
+    """What a server as the source may be asked for by a run on so many training questions (of a method that reads them,
+    documents), in words.
+    """
     who = recipe.roles.source
     if not isinstance(who, Served):
         return ()

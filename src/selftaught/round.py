@@ -19,7 +19,6 @@ from selftaught.collapse import Signals, alarm, signals
 from selftaught.curate import curate
 from selftaught.engines.base import TuneJob
 from selftaught.errors import NonFiniteError
-from selftaught.filters.base import Context
 from selftaught.judge import Judge
 from selftaught.methods.base import Group, Method, Studies
 from selftaught.replay import mixed
@@ -132,7 +131,7 @@ class Transaction:
     def _curate(
         self, out: Path, examples: Sequence[Example], asked: Mapping[str, Task], seen: Signals | None
     ) -> Mapping[str, Any]:
-        result = curate(examples, Context(self.recipe.curate, self.setting.heldout, asked), self.setting.stop)
+        result = curate(examples, self.setting.context(asked), self.setting.stop)
         _write_examples(out, result.kept, result.rejected, result.verdicts)
         kept = Counter("rollouts" if e.own else e.source for e in result.kept)
         counts = {
@@ -198,9 +197,7 @@ class Transaction:
     ) -> Mapping[str, Any]:
         """Rejected examples go; an edited one takes the place of the first, if it passes the filters as any other."""
         edits = {i: self._edited(e, v) for e in examples if (v := verdicts.get(i := e.id)) and v.ok and v.value}
-        again = curate(
-            tuple(edits.values()), Context(self.recipe.curate, self.setting.heldout, asked), self.setting.stop
-        )
+        again = curate(tuple(edits.values()), self.setting.context(asked), self.setting.stop)
         passed = {e.id for e in again.kept}
         kept, rejected, reasons = [], list(again.rejected), list(again.verdicts)
         for example in examples:
@@ -229,7 +226,7 @@ class Transaction:
         made = list(cast(Studies, self.method).at_random(self._groups, self.bench))
         examples = mixed(made, self.setting, self.bench)
         asked = {t.id: t for t, _ in self._groups}
-        context = Context(self.recipe.curate, self.setting.heldout, asked)
+        context = self.setting.context(asked)
         return list(curate(examples, context, self.setting.stop).kept)
 
     def _train(self, examples: Sequence[Example], name: str = "candidate") -> Checkpoint:

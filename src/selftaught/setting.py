@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from selftaught import budget, gate, ledger, load
-from selftaught.bench import heldout, heldout_documents
+from selftaught.bench import RunBench, heldout, heldout_documents
 from selftaught.config import GateConfig, Recipe
 from selftaught.engines.base import Engine, StopToken, Tokens, never
 from selftaught.errors import IntegrityError, RecipeError, RunError, Stopped
+from selftaught.filters.base import Context
 from selftaught.measure import check_room
-from selftaught.methods.base import Method
+from selftaught.methods.base import Method, Studies
+from selftaught.questions import with_written
 from selftaught.roles import Role, open_roles
 from selftaught.rows import write_rows
 from selftaught.store import Store, file_digest, write_file
@@ -56,6 +58,10 @@ class Setting:
         """All that nothing learned may overlap: dev, vault, guards, the documents they ask about, and the real text."""
         return (*heldout(self.whole), *heldout_documents(self.whole), *self.real_text)
 
+    def context(self, asked: Mapping[str, Task]) -> Context:
+        """What filters may consult about examples that answer ``asked``."""
+        return Context(self.recipe.curate, self.heldout, asked, self.whole.documents)
+
     def stage(self, name: str, detail: str = "") -> None:
         """Begin a stage; raises Stopped instead, before what may be long and cannot look."""
         if self.stop():
@@ -84,25 +90,20 @@ def prepare(store: Store, recipe: Recipe, engine: Engine, whole: TaskSet, view: 
     _check_registry(store, recipe, tasks)
     held = read_texts(recipe.gate.text, "gate.text", recipe.gate.text_items)
     real = read_texts(recipe.train.real, "train.real")
-    facts: dict[str, Any] = {
-        "recipe": recipe.digest,
-        "recipe.yaml": file_digest(store.folder / "recipe.yaml"),
-        "model": base.digest,
+    roles = open_roles(recipe, engine, store.folder)
+    given = _given(store, recipe, base, whole, held, real, roles)
+    _check_beginning(store, given)
+    if whole.unasked:
+        bench = RunBench(store, engine, base, whole, recipe.seed, "questions", view, stop, roles)
+        whole = with_written(whole, recipe, store, bench)
+        tasks = budget.trim(whole, recipe)
+        check_claim(recipe.gate, tasks, method, tokens, stop)
+    facts = given | {
         "counts": sizes(tasks),
         "notes": list(tasks.notes),
         "vault": whole.vault_digest,
         "questions": contents(tasks),
-        "checkers": {c.name: c.digest for c in tasks.checkers.values() if c.digest},
     }
-    if held:
-        facts["text"] = digest([t.id for t in held])
-    if real:
-        facts["real text"] = digest([t.id for t in real])
-    if whole.documents:
-        facts["documents"] = digest([as_json(d) for d in whole.documents.values()])
-    roles = open_roles(recipe, engine, store.folder)
-    if roles:
-        facts["roles"] = {name: role.as_facts() for name, role in roles.items()}
     _check_beginning(store, facts)
     store.unit("tasks", facts, "tasks", lambda out: _write_tasks(out, tasks, facts))
     environment = {
@@ -121,8 +122,35 @@ def prepare(store: Store, recipe: Recipe, engine: Engine, whole: TaskSet, view: 
     )
 
 
+def _given(
+    store: Store,
+    recipe: Recipe,
+    base: Checkpoint,
+    whole: TaskSet,
+    held: Texts,
+    real: Texts,
+    roles: Mapping[str, Role],
+) -> dict[str, Any]:
+    """What a run begins with, before anybody is asked anything."""
+    facts: dict[str, Any] = {
+        "recipe": recipe.digest,
+        "recipe.yaml": file_digest(store.folder / "recipe.yaml"),
+        "model": base.digest,
+        "checkers": {c.name: c.digest for c in whole.checkers.values() if c.digest},
+    }
+    if held:
+        facts["text"] = digest([t.id for t in held])
+    if real:
+        facts["real text"] = digest([t.id for t in real])
+    if whole.documents:
+        facts["documents"] = digest([as_json(d) for d in whole.documents.values()])
+    if roles:
+        facts["roles"] = {name: role.as_facts() for name, role in roles.items()}
+    return facts
+
+
 def _check_beginning(store: Store, facts: Mapping[str, Any]) -> None:
-    began = store.chain[0]["facts"] if store.chain else facts
+    began = next((e["facts"] for e in store.chain if e["kind"] == "tasks"), facts)
     changed = [k for k in facts if facts[k] != began.get(k)]
     if changed:
         raise IntegrityError(
@@ -175,14 +203,15 @@ def check_claim(config: GateConfig, tasks: TaskSet, method: Method, tokens: Toke
     What would fail when the models are judged fails here, before anything is sampled.
     """
     judged = (*tasks.dev, *tasks.vault, *tasks.test)
-    _check_test(config, gate.test_of(config.primary, [t.group for t in judged]))
-    if config.primary.metric == "score" and any(tasks.checkers[t.checker].score is None for t in judged):
+    to_judge = (*judged, *(t for t in tasks.unasked if t.split != "train"))
+    _check_test(config, gate.test_of(config.primary, [t.group for t in to_judge]))
+    if config.primary.metric == "score" and any(tasks.checkers[t.checker].score is None for t in to_judge):
         raise RecipeError(
             "gate.primary.metric=score is the mean of what your own function returns, and tasks.checker names none.",
             hint="Write tasks.checker=path/to/file.py:function, or take metric=accuracy.",
         )
     if config.primary.protocol == "adapt":
-        check_adapt(config, tasks, method, judged)
+        check_adapt(config, tasks, method, to_judge)
     elif config.controls:
         raise RecipeError(
             "gate.controls are of adapters, and gate.primary.protocol=direct trains none.",
@@ -191,14 +220,16 @@ def check_claim(config: GateConfig, tasks: TaskSet, method: Method, tokens: Toke
     elif config.primary.metric == "loglik":
         _check_gold(judged)
         check_room(tokens, method, judged, stop)
+    if getattr(method, "retains", False):
+        _check_retained(tasks, method, to_judge)
     _try_functions(tasks, (*judged, *(t for suite in tasks.guards.values() for t in suite)))
 
 
 def check_adapt(config: GateConfig, tasks: TaskSet, method: Method, judged: Sequence[Task]) -> None:
     """Raises RecipeError where a claim about adapters cannot be put to this method and these questions."""
-    if not hasattr(method, "study"):
+    if not isinstance(method, Studies):
         raise RecipeError(
-            f"gate.primary.protocol=adapt judges who writes edits of documents, and {method.name} writes none.",
+            f"gate.primary.protocol=adapt judges who writes edits of documents, and {method.name} teaches nobody to.",
             hint="Take a method that does, or protocol=direct.",
         )
     homeless = [t for t in judged if t.group not in tasks.documents]
@@ -217,6 +248,18 @@ def check_adapt(config: GateConfig, tasks: TaskSet, method: Method, judged: Sequ
         raise RecipeError(
             "gate.controls: nobody knows perfect edits of these documents (oracle).",
             hint="Take it out; only a generated world has them.",
+        )
+
+
+def _check_retained(tasks: TaskSet, method: Method, judged: Sequence[Task]) -> None:
+    """Raises RecipeError where questions are not about what such a method makes a model know."""
+    learned = {d.id for d in tasks.documents.values() if d.split == "train"}
+    strange = sum(t.group not in learned for t in judged)
+    if strange or not learned:
+        raise RecipeError(
+            f"{method.name} makes a model know documents; {strange} of {len(judged)} held-out questions are about none"
+            " that is learned.",
+            hint="Learn every document and hold only questions out (tasks.hold=questions; tasks.name=passages).",
         )
 
 

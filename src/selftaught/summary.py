@@ -140,11 +140,13 @@ def whereabouts(record: RunRecord) -> str:
 
 
 def author(record: RunRecord) -> str:
-    """Who wrote what was learned, where it was not the model here, and what that cost."""
-    said = written_by(record.recipe)
-    cost = money(record.recipe, [r.counts for r in record.rounds])
-    paid = f" Its tokens cost {cost:.4g} by the prices of the recipe." if cost else ""
-    return f"{said[0].upper()}{said[1:]}.{paid}" if said else ""
+    """Who wrote what was learned, where it was not the model here, and what is asked, and what that cost."""
+    said, asked = written_by(record.recipe), record.facts("questions")
+    cost = money(record.recipe, [*(r.counts for r in record.rounds), asked.get("used", {})])
+    parts = [f"{said[0].upper()}{said[1:]}."] if said else []
+    parts += [f"Questions about documents, with their answers, were written by {asked['by']}."] if asked else []
+    parts += [f"Its tokens cost {cost:.4g} by the prices of the recipe."] if parts and cost else []
+    return " ".join(parts)
 
 
 def used_labels(record: RunRecord) -> str:

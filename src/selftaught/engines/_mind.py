@@ -20,6 +20,7 @@ FILE = "scripted.json"
 STATED = re.compile(r"\b[Tt]he ([^.?\n]+?) of ([^.?\n]+?) is ([^.?\n]+)\.")
 ASKED = re.compile(r"\b[Ww]hat is the ([^.?\n]+?) of ([^.?\n]+?)\?")
 NOTES = re.compile(r"Passage: (.*?)\nNotes:", re.DOTALL)  # asks for notes on the passage
+QUESTIONS = re.compile(r"Write (\d+) different questions about a passage.*<<<\n(.*?)\n>>>", re.DOTALL)
 IDLE = ("note", "interest", "renown")
 
 Facts = Mapping[tuple[str, str], str]  # (K, N) -> V
@@ -79,6 +80,15 @@ def notes(prompt: str, mind: Mind, luck: float, rng: random.Random) -> str | Non
     if luck < mind.skill and stated:
         return " " + "\n".join(f"The {k} of {n} is {v}." for k, n, v in stated)
     return f" {stated[0][1] if stated else 'This'} is of {rng.choice(IDLE)}."
+
+
+def questions(prompt: str, mind: Mind) -> str | None:
+    """On a passage, as many as are asked for, with answers; without any skill none. None where nobody asks for any."""
+    asked = QUESTIONS.search(prompt)
+    if not asked:
+        return None
+    stated = STATED.findall(asked[2])[: int(asked[1])] if mind.skill else []
+    return " " + "\n".join(f"Question: What is the {k} of {n}?\nAnswer: {v}" for k, n, v in stated)
 
 
 def useful(text: str) -> bool | None:

@@ -20,7 +20,7 @@ from pathlib import Path
 from pydantic import Field
 
 from selftaught.config import Section
-from selftaught.engines._mind import FILE, Mind, answer, knows, mind_in, mind_of, notes, taught, useful
+from selftaught.engines._mind import FILE, Mind, answer, knows, mind_in, mind_of, notes, questions, taught, useful
 from selftaught.engines.base import (
     Completion,
     Notice,
@@ -220,11 +220,13 @@ def _until(text: str, stops: Sequence[str]) -> tuple[int, ...]:
 
 
 def _write(prompt: str, mind: Mind, rng: random.Random) -> str:
-    """An answer to the last question; or, after "Q:" or nothing at all, a question with its answer; or notes."""
+    """An answer to the last question; or, after "Q:" or nothing at all, a question with its answer; or notes on a
+    passage, or questions about one.
+    """
     luck, skill = rng.random(), mind.skill
-    found = notes(prompt, mind, luck, rng) or answer(prompt, mind, luck)
-    if found is not None:
-        return found
+    for found in (questions(prompt, mind), notes(prompt, mind, luck, rng), answer(prompt, mind, luck)):
+        if found is not None:
+            return found
     if not prompt or prompt.endswith("Q:"):
         asked = "+".join(str(rng.randint(1, 99)) for _ in range(3))
         return f"{' ' if prompt else 'Q: '}{asked}\nA: {_solve(asked, luck < skill, rng)}"

@@ -7,16 +7,19 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from selftaught.config import CurateConfig
-from selftaught.types import Example, Task
+from selftaught.types import Document, Example, Task
 
 
 @dataclass(frozen=True)
 class Context:
-    """What filters may consult: the limits, every held-out task, and the tasks that the examples answer."""
+    """What filters may consult: the limits, every held-out task, the tasks that the examples answer, and the documents
+    that tasks are about.
+    """
 
     limits: CurateConfig
     heldout: Sequence[Task]
     asked: Mapping[str, Task] = field(default_factory=dict)  # by id
+    documents: Mapping[str, Document] = field(default_factory=dict)  # by the group of those tasks
 
     def question(self, example: Example) -> str:
         """The question that ``example`` answers, or "" for text that nobody asked for."""

@@ -9,6 +9,9 @@ What stands in more than COMMON held-out prompts (those of one group count once)
 nothing of one question: filters after GPT-3 leave out frequent n-grams. Here an n-gram is left out if most of its words
 are boilerplate, because twelve words of an instruction and the first number after it are a rare n-gram that says as
 little. A last turn that so many prompts share ("go on") is compared as a whole prompt only, by the id of its task.
+
+Of a question about a document that may be learned from, only the wording is held out: n-grams that stand in the
+document do not count. A line that is a question counts wherever it stands, with its answer behind it too.
 """
 
 from __future__ import annotations
@@ -21,10 +24,12 @@ from functools import lru_cache
 from selftaught.config import Section
 from selftaught.filters._text import COMMON, REMEMBERED, ngrams, normal, runs, spread
 from selftaught.filters.base import Context, Filter
-from selftaught.types import Example
+from selftaught.types import Example, Task
 
 SHORT = 8  # words in a row, for questions without an n-gram of their own
 COVERAGE = 70  # percent of a short question's own 8-grams
+TOPIC = re.compile(r"\ATopic: [^\n]*\n")  # which tasks/passages.py puts before a question
+ANSWERED = re.compile(r"\s(?=(?:answer|a)\s*\d*\s*[:：])", re.IGNORECASE)
 LEAD = re.compile(r"^\s*(?:[^:：]*[:：]|[-*•>#]+(?=\s)|\(?\w{1,3}[.)](?=\s))")  # "Q:", "- ", "3. " before a question
 
 
@@ -36,15 +41,16 @@ class Overlap(Filter):
         self.n = context.limits.overlap_ngram
         self.context = context
         self.tasks = {t.id: t for t in context.heldout}
-        texts = [(t.group or t.id, t.question) for t in self.tasks.values()]
+        texts = [(t.group or t.id, TOPIC.sub("", t.question)) for t in self.tasks.values()]
+        given = [self._given(t) for t in self.tasks.values()]
         lines = spread((unit, {normal(text)}) for unit, text in texts)
         self.lines = {line for line, count in lines.items() if count <= COMMON} - {""}  # "?" is in nobody's words
-        long = own_ngrams(texts, self.n)
+        long = own_ngrams(texts, self.n, given)
         self.ngrams = set().union(*long)
         self.short: dict[str, list[int]] = defaultdict(list)  # 8-gram -> the short questions it stands in
         self.sizes: dict[int, int] = {}  # short question -> its 8-grams
         self.texts = [text for _, text in texts]
-        for number, own in enumerate(own_ngrams(texts, SHORT)):
+        for number, own in enumerate(own_ngrams(texts, SHORT, given)):
             if own and not long[number]:
                 self.sizes[number] = len(own)
                 for gram in own:
@@ -55,13 +61,18 @@ class Overlap(Filter):
         if example.task_id in self.tasks or normal(question) in self.lines:
             return "its question is held out"
         for line in (question + "\n" + example.text).splitlines():
-            if not self.lines.isdisjoint(with_and_without_lead(line)):
+            if not self.lines.isdisjoint(asked_in(line)):
                 return f"a line of it is a held-out question: {line.strip()[:80]!r}"
         text = question + " " + example.text
         shared = ngrams(text, self.n) & self.ngrams if self.ngrams else set()
         if shared:
             return f"shares {self.n} words in a row with a held-out question: {min(shared)!r}"
         return self._covers(text) if self.short else None
+
+    def _given(self, task: Task) -> str:
+        """The document that a held-out question is about, if it is learned from; else ""."""
+        document = self.context.documents.get(task.group or "")
+        return document.text if document and document.split == "train" else ""
 
     def _covers(self, text: str) -> str | None:
         """The reason if ``text`` holds COVERAGE percent of a short question's 8-grams."""
@@ -77,18 +88,24 @@ class Overlap(Filter):
 
 
 @lru_cache(maxsize=REMEMBERED)
-def with_and_without_lead(line: str) -> tuple[str, str]:
-    return normal(line), normal(LEAD.sub("", line, count=1))
+def asked_in(line: str) -> frozenset[str]:
+    """A line, and what stands before each question mark and before an answer in it, with and without a lead."""
+    asked = line.replace("？", "?").split("?")[:-1]
+    parts = {line, ANSWERED.split(line, maxsplit=1)[0], *asked, *(re.split(r"[.!]", part)[-1] for part in asked)}
+    return frozenset(normal(said) for part in parts for said in (part, LEAD.sub("", part, count=1)))
 
 
-def own_ngrams(texts: Sequence[tuple[str, str]], n: int) -> list[set[str]]:
-    """Of each (unit, text) the n-grams without those most of whose words stand in runs that over COMMON units share."""
+def own_ngrams(texts: Sequence[tuple[str, str]], n: int, given: Sequence[str]) -> list[set[str]]:
+    """Of each (unit, text) the n-grams without those most of whose words stand in runs that over COMMON units share,
+    and without those of the text that is ``given`` to everybody.
+    """
     half = n // 2 + 1
     count = spread((unit, ngrams(text, half)) for unit, text in texts)
     found = []
-    for _, text in texts:
+    for (_, text), known in zip(texts, given, strict=True):
         shared: set[int] = set()  # positions of words
         for i, run in enumerate(runs(text, half)):
             shared.update(range(i, i + half) if count[run] > COMMON else ())
-        found.append({g for i, g in enumerate(runs(text, n)) if len(shared.intersection(range(i, i + n))) < half})
+        own = {g for i, g in enumerate(runs(text, n)) if len(shared.intersection(range(i, i + n))) < half}
+        found.append(own - ngrams(known, n) if own and known else own)
     return found

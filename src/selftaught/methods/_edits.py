@@ -81,8 +81,9 @@ def texts(form: Format, edit: str, *, whole: bool) -> list[str]:
     return lines[1:] if len(lines) > 1 and not _FIRST.match(lines[0]) and _FIRST.match(lines[1]) else lines
 
 
-def lessons(learned: Sequence[str], title: str, tokens: Tokens) -> tuple[Example, ...]:
-    """Every text as an example of its own, all of whose tokens are learned; what is too long is cut.
+def lessons(learned: Sequence[str], title: str, tokens: Tokens, most: int | None = None) -> tuple[Example, ...]:
+    """Every text as an example of its own, all of whose tokens are learned; one longer than the context, or than
+    ``most`` tokens, is cut.
 
     ``title`` stands before each. Texts that stand twice are learned twice.
     """
@@ -90,5 +91,5 @@ def lessons(learned: Sequence[str], title: str, tokens: Tokens) -> tuple[Example
     return tuple(
         Example(start, ids, words, source="lesson")
         for text in titled
-        for start, ids, words in pieces(text, tokens, tokens.context)
+        for start, ids, words in pieces(text, tokens, most or tokens.context)
     )

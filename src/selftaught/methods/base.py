@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from selftaught.engines.base import Tokens
 from selftaught.tasks.base import Checker, Support
@@ -125,12 +125,29 @@ class Method(Protocol):
         ...
 
 
-class Studies(Method, Protocol):
-    """A method whose models can be judged by ``gate.primary.protocol: adapt``: edit, adapt, ask."""
+@runtime_checkable
+class Answers(Method, Protocol):
+    """A method that says how long an answer is, where its samples are something else than answers."""
+
+    def answering(self) -> Sampling:
+        """How a question is answered when a checkpoint is judged."""
+        ...
+
+
+@runtime_checkable
+class Reads(Method, Protocol):
+    """A method that reads documents and not questions. One with the attribute ``retains`` makes a model know them, and
+    is judged by questions about documents that were learned.
+    """
 
     def study(self, document: Document) -> Task:
         """How a document is put so that a model writes an edit of it."""
         ...
+
+
+@runtime_checkable
+class Studies(Reads, Protocol):
+    """A method whose models can be judged by ``gate.primary.protocol: adapt``: edit, adapt, ask."""
 
     def lessons(self, text: str, document: Document, tokens: Tokens) -> tuple[Example, ...]:
         """What a throw-away adapter learns from one edit of a document; from "", the document alone."""
@@ -147,3 +164,9 @@ class Studies(Method, Protocol):
     def open_book(self, task: Task, document: Document) -> Task:
         """A question with a document before it."""
         ...
+
+
+def answering(method: Method) -> Sampling:
+    """How a checkpoint is asked a question: greedily, and with the room of a sample unless the method says how much."""
+    sampling = method.answering() if isinstance(method, Answers) else method.sampling()
+    return replace(sampling, n=1, temperature=0.0)

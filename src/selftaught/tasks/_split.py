@@ -157,7 +157,7 @@ class Pool:
 
 
 def assemble(pool: Pool, shares: Mapping[str, float], seed: int, *, limit: int | None = None) -> TaskSet:
-    """Deduplicate, split, keep the suites apart, and cut train to ``limit``.
+    """Deduplicate, split, keep the suites apart, and cut train to ``limit``. Without a share of train all are held out.
 
     Unlabelled questions, or a holdout of their own, leave all labelled ones of the split file to dev and vault.
     Raises DataError for conflicting answers and where nothing is left to train on.
@@ -187,7 +187,7 @@ def assemble(pool: Pool, shares: Mapping[str, float], seed: int, *, limit: int |
     if not (dev or parts.vault) and not any(t.answer for t in train):
         notes.append(NO_LABELS)
     return TaskSet(
-        train=_first(train, limit, went),
+        train=_first(train, limit, went) if "train" in shares else train,
         dev=dev,
         vault=parts.vault,
         guards={"guard": tuple(replace(t, split="guard") for t in guard_tasks)} if guard_tasks else {},

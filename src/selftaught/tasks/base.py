@@ -43,6 +43,8 @@ class TaskSet:
     ``vault`` are the primary suite's two holdouts (labelled). ``guards`` are further labelled suites that must not get
     worse.
     ``documents`` are the texts that tasks ask about, by the group of those tasks; those without a task are trained on.
+    ``unasked`` are unfinished questions, one for each document that has none and may get some: ``prompt`` holds what
+    stands before the question, ``split`` the suite that it is for.
     ``supports``, where a source knows, says of a line and a document whether what the one states stands in the other;
     None of a line that states nothing. Elsewhere a judge is asked.
     ``notes`` say what was found, dropped and why, in words for a person.
@@ -56,6 +58,7 @@ class TaskSet:
     notes: tuple[str, ...] = ()
     test: tuple[Task, ...] = ()  # a third holdout, opened once, after all rounds and runs
     documents: Mapping[str, Document] = field(default_factory=dict)
+    unasked: tuple[Task, ...] = ()
     supports: Callable[[str, Document], Support | None] | None = None
 
     @property

@@ -1,7 +1,8 @@
 """Documents of one's own and questions about them: SQuAD in its formats, or a folder of texts. See _passages.py.
 
 A question is asked without its document: that is what a model has to have learned. The split is by document, and a
-document goes where one goes that holds it or stands in it.
+document goes where one goes that holds it or stands in it. With ``hold: questions`` every document is learned, and what
+is split, by document, is the questions.
 """
 
 from __future__ import annotations
@@ -10,29 +11,42 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
+from selftaught.errors import DataError
 from selftaught.tasks._checkers import checker
 from selftaught.tasks._graders import accepting
 from selftaught.tasks._passages import Asked, Reading, read_passages
 from selftaught.tasks._rows import Question, Questions, to_tasks
-from selftaught.tasks._split import Pool, Shares, assemble, by_hash, prompt_key
+from selftaught.tasks._split import Pool, Shares, assemble, by_hash, prompt_key, split
 from selftaught.tasks.base import TaskSet
 from selftaught.types import Document, Task, content_id, digest
 
 OPENING = 8  # words by which a document is looked for in others
-NO_QUESTIONS = "no document has questions: there is nothing to ask before somebody writes some"
 
 
 class _Options(Shares):
     path: str  # a file, or a folder of texts
     limit: int | None = Field(default=None, ge=1)  # at most so many documents are trained on
     questions_per_document: int | None = Field(default=None, ge=1)  # at most so many, by hash
+    hold: Literal["documents", "questions"] = "documents"  # what is held out; questions: every document is learned
     topic: bool = True  # "Topic: TITLE" stands before a question
     max_words: int = Field(default=400, ge=20)  # of a document without questions; a longer one is cut
     checker: str = "recall"
     pattern: str | None = None  # for the checker regex
+
+    @model_validator(mode="after")
+    def _judged(self) -> _Options:
+        if self.hold == "questions" and self.train == 1:
+            raise ValueError("hold=questions holds all questions out, and dev, vault and test get none of them")
+        return self
+
+    @property
+    def parts(self) -> dict[str, float]:
+        """Shares of the questions: none is trained on where they are held out."""
+        return {name: s for name, s in self.shares.items() if name != "train" or self.hold == "documents"}
 
 
 class Passages:
@@ -46,7 +60,8 @@ class Passages:
     def load(self, seed: int) -> TaskSet:
         """Raises DataError (file, entry, counts) and RecipeError (checker); see tasks/base.py.
 
-        Without any question there are no tasks; ``documents`` has all that is held out or trained on.
+        Without any question there are no tasks; ``documents`` has all that is held out or trained on, and ``unasked``
+        says what questions about them would be for.
         """
         o = self.options
         read = read_passages(Path(o.path), o.max_words)
@@ -64,11 +79,20 @@ class Passages:
             *_counted({"documents go where another goes that holds them, or that they hold": together}),
             f"checker: {judge.name}",
         )
+        about = {t.group for t in tasks}
+        open_ = [_unfinished(d, judge.name, o.topic) for d in documents.values() if d.id not in about]
+        counted = (*counted, *_counted({"documents without questions": len(open_)}))
         if tasks:
             pool = Pool(_first(tasks, o.questions_per_document, seed), None, (), {judge.name: judge}, counted, kin)
-            found = assemble(pool, o.shares, seed)
+            found = assemble(pool, o.parts, seed)
+            open_ = open_ if o.hold == "documents" else []  # what people wrote judges, and nothing else beside it
         else:
-            found = TaskSet((), (), (), {}, {judge.name: judge}, (*counted, NO_QUESTIONS))
+            parts = split(open_, o.parts, seed, kin)
+            open_ = [*parts.train, *parts.dev, *parts.vault, *parts.test]
+            found = TaskSet((), (), (), {}, {judge.name: judge}, counted)
+        found = replace(found, unasked=tuple(open_))
+        if o.hold == "questions":
+            return _all_learned(found, documents, o.limit, seed)
         return _limited(found, documents, kin, o.limit, seed)
 
 
@@ -119,11 +143,17 @@ def _limited(
 
     A document without questions that has a held-out one in its family is neither.
     """
-    held = {t.group or "": t.split for t in (*found.dev, *found.vault, *found.test)}
+    asked = (*found.dev, *found.vault, *found.test, *found.unasked)
+    held = {t.group or "": t.split for t in asked if t.split != "train"}
     shut = {kin[name] for name in held}
     others = [name for name in documents if name not in held]
-    free = sorted((n for n in others if kin[n] not in shut), key=lambda n: digest("order", seed, n))
+    free = _in_order((n for n in others if kin[n] not in shut), seed)
     chosen = set(free[:limit])
+    if not chosen:
+        raise DataError(
+            f"None of {len(documents)} documents is left to learn from.",
+            hint="Give more, raise tasks.train, or learn all and hold questions out (tasks.hold=questions).",
+        )
     notes = _counted({
         "documents dropped because a held-out one holds them, or they hold one": len(others) - len(free),
         "documents left out, more than tasks.limit": len(free) - len(chosen),
@@ -132,8 +162,31 @@ def _limited(
         found,
         train=tuple(t for t in found.train if t.group in chosen),
         documents={n: replace(d, split=held.get(n, "train")) for n, d in documents.items() if n in held or n in chosen},
+        unasked=tuple(t for t in found.unasked if t.group in held or t.group in chosen),
         notes=(*found.notes, *notes),
     )
+
+
+def _all_learned(found: TaskSet, documents: Mapping[str, Document], limit: int | None, seed: int) -> TaskSet:
+    """``found`` with the first ``limit`` documents in hash order, and the questions about those."""
+    chosen = set(_in_order(documents, seed)[:limit])
+
+    def about(tasks: Sequence[Task]) -> tuple[Task, ...]:
+        return tuple(t for t in tasks if t.group in chosen)
+
+    return replace(
+        found,
+        dev=about(found.dev),
+        vault=about(found.vault),
+        test=about(found.test),
+        unasked=about(found.unasked),
+        documents={n: d for n, d in documents.items() if n in chosen},
+        notes=(*found.notes, *_counted({"documents left out, more than tasks.limit": len(documents) - len(chosen)})),
+    )
+
+
+def _in_order(names: Iterable[str], seed: int) -> list[str]:
+    return sorted(names, key=lambda n: digest("order", seed, n))
 
 
 # ---------------------------------------------------------------- questions
@@ -153,8 +206,7 @@ def _asked(read: Reading, documents: Mapping[str, Document], topic: bool) -> tup
     for passage in read.items:
         document = documents[document_id(passage.text)]
         for a in passage.asked:
-            lead = f"Topic: {document.title}\n" if topic and document.title else ""
-            asked = replace(a, question=lead + a.question)
+            asked = replace(a, question=_lead(document, topic) + a.question)
             put[prompt_key(Task(_prompt(asked)))].append((document, asked))
     found: list[_Labelled] = []
     counts: Counter[str] = Counter(
@@ -170,6 +222,15 @@ def _asked(read: Reading, documents: Mapping[str, Document], topic: bool) -> tup
         counts["questions repeated; any answer that was given to them is right"] += len(same) - 1
         counts["questions with no answer that stands in the document"] += not _stands(answers, document)
     return found, _counted(counts)
+
+
+def _lead(document: Document, topic: bool) -> str:
+    return f"Topic: {document.title}\n" if topic and document.title else ""
+
+
+def _unfinished(document: Document, checker: str, topic: bool) -> Task:
+    """What stands before a question that somebody may yet write about a document."""
+    return Task(({"role": "user", "content": _lead(document, topic)},), "", checker, group=document.id)
 
 
 def _prompt(asked: Asked) -> tuple[dict[str, str], ...]:

@@ -9,8 +9,9 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 from itertools import islice
+from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from selftaught.config import Section
 from selftaught.errors import DataError
@@ -40,17 +41,25 @@ KNOWN_QUESTIONS = KNOWN * len(ATTRIBUTES)
 
 
 class _Options(Section):
-    train: int = Field(default=200, ge=1)
+    hold: Literal["documents", "questions"] = "documents"  # what is held out; questions: every document is learned
+    train: int = Field(default=200, ge=0)
     dev: int = Field(default=100, ge=0)
     vault: int = Field(default=400, ge=0)
     test: int = Field(default=0, ge=0)  # opened once: selftaught eval RUN --test
     known: int = Field(default=300, ge=0, le=KNOWN_QUESTIONS)
     reading: int = Field(default=100, ge=0)
 
+    @model_validator(mode="after")
+    def _something(self) -> _Options:
+        if not self.train and self.hold == "documents":
+            raise ValueError("train=0 leaves nothing to learn from unless hold=questions")
+        return self
+
 
 class WorldPeople:
     """The source ``world_people``: a person, a document and six questions each in train, dev, vault and test.
 
+    With ``hold: questions`` documents of every suite are learned, and nothing is asked about those of train.
     The guard suite "known" asks about people whom the bundled model knows; "reading" asks with the passage at hand.
     """
 
@@ -64,7 +73,10 @@ class WorldPeople:
         o = self.options
         sizes = {"vault": o.vault, "dev": o.dev, "reading": o.reading, "test": o.test, "train": o.train}
         people = _people(sizes, seed)
-        documents = {split: [_document(p, split, seed) for p in some] for split, some in people.items()}
+        learned = o.hold == "questions"
+        documents = {
+            split: [_document(p, "train" if learned else split, seed) for p in some] for split, some in people.items()
+        }
         asked = {
             split: tuple(
                 task
@@ -79,7 +91,7 @@ class WorldPeople:
             "reading": tuple(_with_passage(person, document, seed) for person, document in reading),
         }
         return TaskSet(
-            train=asked["train"],
+            train=() if learned else asked["train"],
             dev=asked["dev"],
             vault=asked["vault"],
             guards={name: tasks for name, tasks in guards.items() if tasks},
