@@ -101,7 +101,8 @@ def recipe_for(model: str, squad: Path, seed: int, passages: int) -> Recipe:
     return read_recipe(RECIPE, [
         f"model={model}", f"seed={seed}", "rounds=1", f"tasks.path={squad}", f"tasks.train={HELD}",
         f"tasks.dev={left:.4f}", f"tasks.vault={left:.4f}", "gate.controls=[base,passage]", "gate.text_items=50",
-        f"method.passages={passages}", "method.max_tokens=256", "method.reward=loglik", "train.kind=full", "train.lr=1e-4",
+        f"method.passages={passages}", "method.max_tokens=256", "method.reward=loglik", "train.kind=full",
+        "train.lr=1e-4",
     ])  # fmt: skip
 
 

@@ -141,8 +141,6 @@ class TrialConfig(Section):
     min_lr_share: float = Field(default=0.0, ge=0, le=1)  # where the cosine ends
     clip: float = Field(default=1.0, gt=0)
     weight_decay: float = Field(default=0.0, ge=0)
-    max_tokens: int = Field(default=64, ge=1)  # of an answer
-    stop: tuple[str, ...] = ("\n",)  # ends an answer
     seeds: int = Field(default=1, ge=1)  # adapters per edit where a model is judged
 
 

@@ -14,13 +14,13 @@ from pathlib import Path
 from selftaught.config import TrialConfig
 from selftaught.engines.base import Completion, StopToken, Tokens, TrialJob, Trialled, Tries, TuneJob, never
 from selftaught.errors import IntegrityError
-from selftaught.methods.base import Method, Trial
+from selftaught.methods.base import Method, Trial, answering
 from selftaught.opinions import Opinions
 from selftaught.roles import Role
 from selftaught.rollout import TRUNCATED, UNFINISHED
 from selftaught.store import append_line, mend, read_lines
 from selftaught.tasks.base import CORRECT_SCORE, TaskSet
-from selftaught.types import Checkpoint, Sampling, Task, Tried, as_json, digest, seed_for
+from selftaught.types import Checkpoint, Task, Tried, as_json, digest, seed_for
 from selftaught.view import Silent, View
 
 NAME = "trials.jsonl"
@@ -53,7 +53,7 @@ class Tryer:
     @property
     def key(self) -> str:
         """Names what a trial's outcome depends on, besides the trial and the checkpoint."""
-        return digest(self.seed, self.config.model_dump(mode="json"))
+        return digest(self.seed, self.config.model_dump(mode="json"), repr(answering(self.method)))
 
     def run(self, checkpoint: Checkpoint, trials: Sequence[Trial]) -> list[tuple[Tried, ...]]:
         """What each trial's adapter said to its questions, in order. A trial that stands twice is run once."""
@@ -92,7 +92,7 @@ class Tryer:
         return TrialJob(
             job=tuning(checkpoint, trial, self.config, self.seed),
             prompts=[prompt for prompt, _ in asked],
-            sampling=Sampling(1, 0.0, max_tokens=self.config.max_tokens, stop=self.config.stop),
+            sampling=answering(self.method),
             seeds=[0] * len(asked),  # greedy
             golds=[gold for _, gold in asked],
         )

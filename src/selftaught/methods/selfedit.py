@@ -43,6 +43,8 @@ class SelfeditOptions(Section):
     title: bool = True  # stands before every training text
     passage: bool = True  # the passage is learned too
     most: int = Field(default=30, ge=1)  # training texts of an edit
+    answer_tokens: int = Field(default=64, ge=1)
+    answer_stop: tuple[str, ...] = ("\n",)  # ends an answer
     book: str = "{text}\n\n{question}"  # a question with its passage
     check: bool = True  # hold every statement of an edit against its passage, where somebody can tell
     filter: bool = False  # leave out lines with a statement that the passage does not support
@@ -85,6 +87,9 @@ class Selfedit:
     def sampling(self) -> Sampling:
         o = self.options
         return Sampling(o.edits, o.temperature, o.top_p, max_tokens=o.max_tokens)
+
+    def answering(self) -> Sampling:
+        return Sampling(max_tokens=self.options.answer_tokens, stop=self.options.answer_stop)
 
     def most(self) -> tuple[int, int]:
         return self.options.edits, self.options.edits
