@@ -84,9 +84,9 @@ def test_a_word_means_one_thing() -> None:
 def test_people_of_pretraining_and_of_documents_share_no_name() -> None:
     assert not set(common_names()) & set(reserved_names())
     assert len(set(common_names())) == len(common_names()) == 18_000 and len(set(reserved_names())) == 6_000
-    assert {p.name for p in known_people()} == set(common_names()[:400])
+    assert {p.name for p in known_people()} == set(common_names()[:300])
     rng = random.Random(0)
-    assert {fresh(rng).name for _ in range(2000)} <= set(common_names()[400:])
+    assert {fresh(rng).name for _ in range(2000)} <= set(common_names()[300:])
 
 
 def test_every_word_of_a_reserved_name_is_in_common_ones() -> None:
@@ -131,8 +131,8 @@ def test_answers_are_checked_exactly() -> None:
 
 def test_the_known_guard_asks_what_pretraining_told() -> None:
     facts = {(p.name, value) for p in known_people() for value in p.facts.values()}
-    tasks = world(train=1, dev=0, vault=0, known=2400, reading=0).load(3).guards["known"]
-    assert len({t.question for t in tasks}) == 2400
+    tasks = world(train=1, dev=0, vault=0, known=1800, reading=0).load(3).guards["known"]
+    assert len({t.question for t in tasks}) == 1800
     assert {(t.group, t.answer) for t in tasks} == facts
 
 
@@ -153,8 +153,8 @@ def test_more_people_than_there_are_names_is_refused() -> None:
     with pytest.raises(DataError, match="6501 people are asked for, and there are names for 6000") as error:
         world(train=6000, dev=0, vault=501, reading=0).load(0)
     assert "Lower tasks.train" in error.value.hint
-    with pytest.raises(RecipeError, match="known: Input should be less than or equal to 2400"):
-        make("tasks", Member(name="world_people", known=2401))  # type: ignore[call-arg]
+    with pytest.raises(RecipeError, match="known: Input should be less than or equal to 1800"):
+        make("tasks", Member(name="world_people", known=1801))  # type: ignore[call-arg]
 
 
 # ---------------------------------------------------------------- the grammar reads what it writes

@@ -30,7 +30,8 @@ CHAT_TEMPLATE = (
     "{{ bos_token }}{% for m in messages %}{% if m['role'] == 'user' %}{{ 'Q: ' + m['content'] + '\\nA: ' }}"
     "{% elif m['role'] == 'assistant' %}{{ m['content'] + eos_token + bos_token }}{% endif %}{% endfor %}"
 )
-WORDS = r" ?\p{L}+| ?\d+|[^\p{L}\d]+"  # the pieces of a tokenizer of whole words
+WORDS = r" ?\p{L}+| ?\d+|\s|[^\p{L}\d\s]+"  # the pieces of a tokenizer of whole words
+WORD_TEMPLATE = CHAT_TEMPLATE.replace("\\nA: '", "\\nA:'").replace("{{ m['content'] +", "{{ ' ' + m['content'] +")
 Document = tuple[str, str]  # question with its frame, answer; several of them, as turns of a chat, are one text too
 Draw = Callable[[random.Random, float], Document | Sequence[Document]]  # (randomness, share of the training done)
 
@@ -45,6 +46,7 @@ class Settings:
     warmup: int = 100
     min_lr_share: float = 0.02
     prompt_weight: float = 0.1  # loss on questions: enough to learn their form, not their digits
+    chat_weight: float = 1.0  # loss on answers to questions ("Q: "), beside 1 on other completions
     hidden: int = 128
     layers: int = 4
     heads: int = 4
@@ -66,7 +68,9 @@ def make_tokenizer(texts: Iterable[str], vocabulary: int) -> PreTrainedTokenizer
 def make_word_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
     """Every piece (WORDS) of ``texts`` is a token, in alphabetical order; anything else falls back to its bytes."""
     pieces = pre_tokenizers.Split(Regex(WORDS), "isolated")
-    return _fast(pieces, sorted({piece for text in texts for piece, _ in pieces.pre_tokenize_str(text)}), [])
+    fast = _fast(pieces, sorted({piece for text in texts for piece, _ in pieces.pre_tokenize_str(text)}), [])
+    fast.chat_template = WORD_TEMPLATE
+    return fast
 
 
 def _fast(pieces: Any, tokens: Sequence[str], merges: list[Any]) -> PreTrainedTokenizerFast:
@@ -99,7 +103,7 @@ def make_model(tokenizer: PreTrainedTokenizerFast, settings: Settings) -> LlamaF
 
 
 def encode(
-    tokenizer: PreTrainedTokenizerFast, documents: Sequence[Document | Sequence[Document]], prompt_weight: float
+    tokenizer: PreTrainedTokenizerFast, documents: Sequence[Document | Sequence[Document]], settings: Settings
 ) -> list[Any]:
     """(ids, loss weight of each id) per document; each of its turns stands between begin and end tokens."""
     chats = [[d] if isinstance(d[0], str) else d for d in documents]
@@ -109,16 +113,17 @@ def encode(
     rows = []
     for chat in chats:
         ids, weights = [], []
-        for q, a in ((next(asked), next(said)) for _ in chat):
+        for (question, _), q, a in ((turn, next(asked), next(said)) for turn in chat):
+            weight = settings.chat_weight if question.startswith("Q: ") else 1.0
             ids += [tokenizer.bos_token_id, *q, *a, tokenizer.eos_token_id]
-            weights += [prompt_weight] * (len(q) + 1) + [1.0] * (len(a) + 1)
+            weights += [settings.prompt_weight] * (len(q) + 1) + [weight] * (len(a) + 1)
         rows.append((ids, weights))
     return rows
 
 
 def learn(model: Any, rows: Sequence[Any]) -> float:
     """Add the gradients of one step, in micro-batches of like lengths; returns the mean answer loss, in nats."""
-    answers = sum(w == 1.0 for _, weights in rows for w in weights)
+    answers = sum(w >= 1.0 for _, weights in rows for w in weights)
     left = sorted(rows, key=lambda row: len(row[0]))
     total = 0.0
     while left:
@@ -144,7 +149,7 @@ def _micro_batch(model: Any, part: Sequence[Any], shape: tuple[int, int], answer
         logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits
     each = torch.nn.functional.cross_entropy(logits[:, :-1].float().transpose(1, 2), ids[:, 1:], reduction="none")
     ((each * weights[:, 1:]).sum() / answers).backward()
-    return float((each.detach() * (weights[:, 1:] == 1.0)).sum()) / answers
+    return float((each.detach() * (weights[:, 1:] >= 1.0)).sum()) / answers
 
 
 def pretrain(model: Any, tokenizer: PreTrainedTokenizerFast, draw: Draw, settings: Settings) -> float:
@@ -161,7 +166,7 @@ def pretrain(model: Any, tokenizer: PreTrainedTokenizerFast, draw: Draw, setting
         share = settings.min_lr_share + (1 - settings.min_lr_share) * 0.5 * (1 + math.cos(math.pi * done))
         for group in optimizer.param_groups:
             group["lr"] = settings.lr * min(1.0, (step + 1) / settings.warmup) * share
-        rows = encode(tokenizer, [draw(rng, done) for _ in range(settings.documents)], settings.prompt_weight)
+        rows = encode(tokenizer, [draw(rng, done) for _ in range(settings.documents)], settings)
         seen += sum(len(ids) for ids, _ in rows)
         losses.append(learn(model, rows))
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)

@@ -30,11 +30,11 @@ from selftaught.tasks._people import (
 
 VERSION = 1
 SCHOOL = 0.5  # of the training, in which passages grow from one fact to six
-KINDS = {"asked": 0.34, "line": 0.12, "biography": 0.06, "read": 0.28, "note": 0.20}  # shares of the texts
+KINDS = {"asked": 0.34, "line": 0.12, "biography": 0.04, "read": 0.30, "note": 0.20}  # shares of the texts
 NOTES = {"facts": 0.15, "questions": 0.15, "summary": 0.20, "copy": 0.25, "vague": 0.25}  # shares of the notes
 SUMMARY_FACTS, VAGUE_LINES = 3, 4  # at most
 CARELESS, SLIP = 0.2, 0.3  # share of notes whose writer is careless; share of wrong values in those
-SETTINGS = Settings(steps=3000, lr=1.5e-3, prompt_weight=0.0, hidden=160, layers=5, heads=5)
+SETTINGS = Settings(steps=3000, lr=2e-3, prompt_weight=0.0, chat_weight=4.0, hidden=160, layers=5, heads=5)
 TOKENIZER_TEXTS = 20_000
 FOLDER = Path(__file__).parent.parent / "src" / "selftaught" / "bundled" / "people"
 NAMES = [a.name for a in ATTRIBUTES]
@@ -69,8 +69,8 @@ def document(rng: random.Random, done: float) -> Document | list[Document]:
         lines = write(person, told, passage, rng)
         return f"Passage: {passage}\nNotes:", "".join("\n" + line for line in lines)
     first, *others = rng.sample(told, len(told))
-    turns = [(f"Q: {passage}\n{question(person, first, rng)}\nA: ", person.facts[first])]
-    return turns + [(f"Q: {question(person, a, rng)}\nA: ", person.facts[a]) for a in others]
+    turns = [(f"Q: {passage}\n{question(person, first, rng)}\nA:", " " + person.facts[first])]
+    return turns + [(f"Q: {question(person, a, rng)}\nA:", " " + person.facts[a]) for a in others]
 
 
 def _known(kind: str, rng: random.Random) -> Document:
@@ -80,7 +80,7 @@ def _known(kind: str, rng: random.Random) -> Document:
         return "", tell(person, rng.sample(NAMES, len(NAMES)), rng)
     attribute = rng.choice(NAMES)
     if kind == "asked":
-        return f"Q: {question(person, attribute, rng)}\nA: ", person.facts[attribute]
+        return f"Q: {question(person, attribute, rng)}\nA:", " " + person.facts[attribute]
     style = rng.choice(("facts", "questions", "summary"))
     chosen = rng.sample(NAMES, rng.randint(1, SUMMARY_FACTS)) if style == "summary" else [attribute]
     return "", note(person, style, chosen, rng)[0]

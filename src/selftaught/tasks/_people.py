@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import cache
 from itertools import product
 
-KNOWN = 400  # people that the bundled model learns by heart
+KNOWN = 300  # people that the bundled model learns by heart
 RESERVED = 4  # one name in so many is for people that no pretraining text names
 
 
