@@ -16,12 +16,13 @@ import torch
 from selftaught.engines._adapters import Adapters, sites
 from selftaught.engines._asked import Asked, Prompt
 from selftaught.engines._batches import Part, cost, kind, seats
-from selftaught.engines._cache import STEP, padded
+from selftaught.engines._cache import STEP
 from selftaught.engines._lean import Lean
-from selftaught.engines._memory import Room, free_bytes
+from selftaught.engines._memory import Room, free_bytes, keep_freed
 from selftaught.engines._packed import Cell, Frozen, Packed
 from selftaught.engines._sample import decoder, sample
 from selftaught.engines._steps import train
+from selftaught.engines._tune import padded
 from selftaught.engines.base import Completion, Notice, Progress, Request, StopToken, TrialJob, Trialled
 from selftaught.errors import ModelError, Stopped
 from selftaught.store import chunks
@@ -56,6 +57,7 @@ def run(
 
     ``bf16``: products with the model's own weights in bfloat16, else in float32.
     """
+    keep_freed()
     done = 0
     for some in _tables(model, jobs):
         trials = [jobs[i] for i in some]

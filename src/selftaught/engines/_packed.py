@@ -165,7 +165,7 @@ class Packed:
             losses[part] = logits.amax(-1) - p.amax(-1).log() - logits.gather(1, pack.target[part])[:, 0]
             if learning:
                 p.scatter_add_(1, pack.target[part], p.new_full((len(p), 1), -1.0))
-                dh[part] = torch.mm(p.mul_(pack.weight[part, None]).to(dtype), self.frozen.head)
+                torch.mul(torch.mm(p.to(dtype), self.frozen.head), pack.weight[part, None], out=dh[part])
         dx = torch.zeros_like(x)
         if learning:
             dx[pack.at[: pack.labels]] = back(dh)[: pack.labels]
