@@ -306,6 +306,21 @@ def test_a_layer_that_is_not_there_is_named(llama: Any) -> None:
     assert "gate_proj" in str(caught.value.hint)
 
 
+def test_what_this_path_cannot_do_is_said_before_it_begins(llama: Any, folder: Path, tmp_path: Path) -> None:
+    long = dataclasses.replace(trial(0), job=job(0, examples=[Example((1,), (5,) * 600, "")]))
+    with pytest.raises(ModelError, match="601 tokens is longer than the model's context of 512"):
+        ran(llama, folder, [long])
+    upon = dataclasses.replace(trial(0, parent=Checkpoint("d", "base", "adapter")), keep=tmp_path)
+    with pytest.raises(ModelError, match="cannot be kept by itself"):
+        ran(llama, folder, [upon])
+
+
+def test_a_step_of_nothing_is_a_step(llama: Any) -> None:
+    table = trained(llama, [job(0, batches=[[0], [], [1]]), job(1)])
+    assert table.courses[0].losses[1] == 0.0 and table.courses[0].norms[1] == 0.0
+    assert len(table.courses[0].losses) == 3
+
+
 def test_it_stops_when_asked(llama: Any, folder: Path) -> None:
     with pytest.raises(Stopped):
         ran(llama, folder, [trial(0)], stop=lambda: True)

@@ -22,7 +22,7 @@ from selftaught.engines._memory import Room, free_bytes, keep_freed
 from selftaught.engines._packed import Cell, Frozen, Packed
 from selftaught.engines._sample import decoder, sample
 from selftaught.engines._steps import train
-from selftaught.engines._tune import padded
+from selftaught.engines._tune import length, padded
 from selftaught.engines.base import Completion, Notice, Progress, Request, StopToken, TrialJob, Trialled
 from selftaught.errors import ModelError, Stopped
 from selftaught.store import chunks
@@ -55,8 +55,11 @@ def run(
 ) -> Iterator[tuple[int, Trialled]]:
     """Train and ask the adapters of ``jobs``, whose common parent is ``model``; (index, result) as they finish.
 
-    ``bf16``: products with the model's own weights in bfloat16, else in float32.
+    ``bf16``: products with the model's own weights in bfloat16, else in float32. Raises ModelError for a job that this
+    path cannot do.
     """
+    for trial in jobs:
+        _check(trial, tokens.context)
     keep_freed()
     done = 0
     for some in _tables(model, jobs):
@@ -70,6 +73,22 @@ def run(
                 done += 1
                 progress(done, len(jobs), "jobs")
                 yield some[row], result
+
+
+def _check(trial: TrialJob, context: int) -> None:
+    longest = max(map(length, trial.job.examples), default=0)
+    if longest > context:
+        raise ModelError(
+            f"An example of {longest} tokens is longer than the model's context of {context}.",
+            hint="Make examples shorter: curate.max_tokens.",
+        )
+    if trial.keep is not None and trial.job.parent.adapter:
+        raise ModelError(
+            f"An adapter that was trained on top of another ({trial.job.parent.adapter}) cannot be kept by itself.",
+            hint="Merge that one into its base, and begin from there.",
+        )
+    if unknown := {e.loss for e in trial.job.examples} - {"nll"}:
+        raise ModelError(f"Throw-away adapters learn by the loss nll, not by {sorted(unknown)}.", hint="Use train.")
 
 
 def _base(model: Any, bf16: bool) -> Frozen:

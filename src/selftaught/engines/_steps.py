@@ -14,7 +14,7 @@ import torch
 from selftaught.engines._adapters import Adapters
 from selftaught.engines._memory import exhausted, first_line, release
 from selftaught.engines._packed import Cell, Packed
-from selftaught.engines._tune import LESS, micro_batches
+from selftaught.engines._tune import LESS, WIDTH_STEP, micro_batches
 from selftaught.engines.base import Notice, StopToken
 from selftaught.errors import OutOfMemory, Stopped
 from selftaught.types import Example
@@ -42,9 +42,10 @@ class _Row:
 
 
 def cells(row: int, examples: Sequence[Example]) -> list[Cell]:
-    """A step as cells of sequences of like lengths. They depend on the step alone."""
+    """A step as cells of sequences of like lengths. They depend on the step alone; an empty one is a cell, too."""
     total = sum(len(e.completion_ids) for e in examples)
-    return [Cell(row, tuple(some), shape, total) for some, shape in micro_batches(examples, CELL_TOKENS)]
+    found = [Cell(row, tuple(some), shape, total) for some, shape in micro_batches(examples, CELL_TOKENS)]
+    return found or [Cell(row, (), (1, WIDTH_STEP))]
 
 
 def train(packed: Packed, *, stop: StopToken, notice: Notice) -> Iterator[int]:
