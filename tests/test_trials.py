@@ -16,7 +16,7 @@ import pytest
 import torch
 
 import tiny
-from selftaught.engines import _many, _stacked, _trials, _tune
+from selftaught.engines import _many, _pool, _stacked, _trials, _tune
 from selftaught.engines._adapters import sites
 from selftaught.engines._ask import Asker
 from selftaught.engines._sample import decoder
@@ -395,6 +395,16 @@ def test_bfloat16_products_come_close(parents: dict[str, Checkpoint]) -> None:
 
 
 # ---------------------------------------------------------------- on workers
+
+
+def test_batches_hold_every_job_once_and_are_named_and_halved_as_samples_are(parents: dict[str, Checkpoint]) -> None:
+    jobs = [trial(parents["gpt_neox"], number) for number in range(11)]
+    batches = _trials.plan(jobs, workers=2)
+    assert len(batches) >= 4 and sorted(p.request for parts in batches for p in parts) == [*range(11)]
+    first, rest = _pool._halves(batches[0])
+    assert [*first, *rest] == batches[0] and len(first) == len(rest) == 1
+    lost = [_pool._named(_pool.Work(parts), jobs) for parts in (batches[0], first)]
+    assert lost == ["tried 2 adapters, the first of 7 steps", "tried 1 adapter of 7 steps"]
 
 
 @pytest.fixture(scope="module")

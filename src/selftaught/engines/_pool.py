@@ -233,7 +233,8 @@ def _named(work: Work, requests: Sequence[Asked]) -> str:
     part = work.parts[0]
     first = requests[part.request]
     if isinstance(first, TrialJob):
-        return f"tried {len(work)} adapters, the first of {len(first.job.batches)} steps"
+        adapters = "1 adapter" if len(work) == 1 else f"{len(work)} adapters, the first"
+        return f"tried {adapters} of {len(first.job.batches)} steps"
     rows = "1 row" if len(work) == 1 else f"{len(work)} rows"
     return f"sampled {rows}, from sample {part.first} of a prompt of {len(first.prompt_ids)} tokens on"
 
