@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -226,3 +227,48 @@ def test_a_claim_that_cannot_be_put_is_refused_before_anything(tmp_path: Path, o
 def test_questions_about_no_document_are_refused(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match="questions are about no document"):
         loop.plan(recipe(tmp_path, "tasks.name=world_sums", documents=20))
+
+
+# ---------------------------------------------------------------- other editors, and documents that make trouble
+
+
+def test_another_editor_stands_beside(tmp_path: Path) -> None:
+    record = run(tmp_path, "gate.controls=[editor,base]", "roles.editor=scripted:0.95", documents=100)
+    found = {u["facts"]["control"]: u for u in record.units("control")}
+    parent = reports(record)["parent dev"].metrics["accuracy"].value
+    assert found["editor"]["facts"]["accuracy"] > parent, "it writes useful edits nearly always"
+    edits = read_rows(record.path / found["editor"]["place"] / "rows.parquet", Rollout)
+    student = read_rows(record.path / record.evaluations()["parent", "dev"]["place"] / "rows.parquet", Rollout)
+    assert {e.author for e in edits}.isdisjoint({e.author for e in student})
+    assert not record.final.decision.rules[0].name.startswith("editor")  # type: ignore[union-attr]
+
+
+def test_a_passage_longer_than_the_context_is_counted_and_the_others_go_on(tmp_path: Path) -> None:
+    path = papers.write(tmp_path / "documents.json", 40)
+    rows = json.loads(path.read_text())
+    for row in rows[::4]:
+        row["context"] += " And more of it." * 100
+    text = RECIPE.format(path=path).replace("{{", "{").replace("}}", "}")
+    path.write_text(json.dumps(rows))
+    loop.prepare(parse_recipe(text, "docs", ["engine.context=900"]), tmp_path / "run")
+    loop.run(tmp_path / "run")
+    record = read_run(tmp_path / "run")
+    counts = record.final.counts  # type: ignore[union-attr]
+    assert counts["edits without text: prompt longer than the context"] > 0
+    assert counts["edits"] - counts["edits without text: prompt longer than the context"] == len(findings(record)[1])
+    assert len(reports(record)["parent dev"].scores) == 48, "on dev its passage is learned in pieces"
+
+
+def test_adapters_that_diverge_are_a_failure_of_their_edit_alone(tmp_path: Path) -> None:
+    record = run(tmp_path, "engine.astray=0.2", documents=60)
+    counts = record.final.counts  # type: ignore[union-attr]
+    assert 0.1 < counts["adapters that left the numbers"] / counts["adapters"] < 0.3
+    assert record.units("candidate"), "the others were enough to learn from"
+
+
+def test_a_model_that_writes_nothing_ends_in_good_order(tmp_path: Path) -> None:
+    path = papers.write(tmp_path / "documents.json", 20)
+    text = RECIPE.format(path=path).replace("{{", "{").replace("}}", "}")
+    loop.prepare(parse_recipe(text, "docs", ["engine.context=60"]), tmp_path / "run")
+    loop.run(tmp_path / "run")
+    assert read_run(tmp_path / "run").outcome == "nothing to train on"
