@@ -16,12 +16,13 @@ import torch
 from selftaught.engines._adapters import Adapters, sites
 from selftaught.engines._asked import Asked, Prompt
 from selftaught.engines._batches import Part, cost, kind, seats
-from selftaught.engines._cache import STEP, padded
+from selftaught.engines._cache import STEP
 from selftaught.engines._lean import Lean
-from selftaught.engines._memory import Room, free_bytes
+from selftaught.engines._memory import Room, free_bytes, keep_freed
 from selftaught.engines._packed import Cell, Frozen, Packed
 from selftaught.engines._sample import decoder, sample
 from selftaught.engines._steps import train
+from selftaught.engines._tune import length, padded
 from selftaught.engines.base import Completion, Notice, Progress, Request, StopToken, TrialJob, Trialled
 from selftaught.errors import ModelError, Stopped
 from selftaught.store import chunks
@@ -54,8 +55,12 @@ def run(
 ) -> Iterator[tuple[int, Trialled]]:
     """Train and ask the adapters of ``jobs``, whose common parent is ``model``; (index, result) as they finish.
 
-    ``bf16``: products with the model's own weights in bfloat16, else in float32.
+    ``bf16``: products with the model's own weights in bfloat16, else in float32. Raises ModelError for a job that this
+    path cannot do.
     """
+    for trial in jobs:
+        check(trial, tokens.context)
+    keep_freed()
     done = 0
     for some in _tables(model, jobs):
         trials = [jobs[i] for i in some]
@@ -68,6 +73,18 @@ def run(
                 done += 1
                 progress(done, len(jobs), "jobs")
                 yield some[row], result
+
+
+def check(trial: TrialJob, context: int) -> None:
+    """Raises ModelError for a job that cannot be done."""
+    longest = max(map(length, trial.job.examples), default=0)
+    if longest > context:
+        raise ModelError(
+            f"An example of {longest} tokens is longer than the model's context of {context}.",
+            hint="Make examples shorter: curate.max_tokens.",
+        )
+    if unknown := {e.loss for e in trial.job.examples} - {"nll"}:
+        raise ModelError(f"Throw-away adapters learn by the loss nll, not by {sorted(unknown)}.", hint="Use train.")
 
 
 def _base(model: Any, bf16: bool) -> Frozen:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import gc
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -16,6 +17,7 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 SAMPLES = "samples", "Lower engine.max_rows or method.max_tokens, or set engine.dtype=bfloat16."
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
 UNKNOWN = 2 << 30  # bytes taken to be free where nobody says
 PHRASES = (  # of RuntimeErrors: torch's CPU allocator, C++, CUDA's libraries
     "can't allocate memory",
@@ -63,6 +65,17 @@ def release() -> None:
     gc.collect()
     if "torch" in sys.modules and sys.modules["torch"].cuda.is_available():
         sys.modules["torch"].cuda.empty_cache()
+
+
+def keep_freed() -> None:
+    """Let glibc keep up to a GiB of what is freed: to give it back and take it again costs a fault for every page.
+
+    Elsewhere nothing is done.
+    """
+    with contextlib.suppress(AttributeError, OSError, TypeError):
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(M_TRIM_THRESHOLD, 1 << 30)
+        mallopt(M_MMAP_THRESHOLD, 1 << 25)
 
 
 @contextlib.contextmanager

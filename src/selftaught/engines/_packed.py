@@ -147,9 +147,8 @@ class Packed:
         return [(-found[span]).tolist() for span in pack.spans]
 
     def _turn(self, pack: Pack) -> tuple[torch.Tensor, torch.Tensor]:
-        """cos and sin [tokens, 1, head size]. Padding may go beyond the last position there is."""
-        places = pack.positions.clamp(max=len(self.frozen.cos) - 1)
-        return self.frozen.cos[places], self.frozen.sin[places]
+        """cos and sin, each [tokens, 1, head size]."""
+        return self.frozen.cos[pack.positions], self.frozen.sin[pack.positions]
 
     def _losses(self, x: torch.Tensor, pack: Pack, learning: bool) -> tuple[torch.Tensor, torch.Tensor]:
         """(Negative log-likelihoods of the targets, the gradient of their weighted sum by x if ``learning``.)
@@ -165,7 +164,7 @@ class Packed:
             losses[part] = logits.amax(-1) - p.amax(-1).log() - logits.gather(1, pack.target[part])[:, 0]
             if learning:
                 p.scatter_add_(1, pack.target[part], p.new_full((len(p), 1), -1.0))
-                dh[part] = torch.mm(p.mul_(pack.weight[part, None]).to(dtype), self.frozen.head)
+                torch.mul(torch.mm(p.to(dtype), self.frozen.head), pack.weight[part, None], out=dh[part])
         dx = torch.zeros_like(x)
         if learning:
             dx[pack.at[: pack.labels]] = back(dh)[: pack.labels]
@@ -269,7 +268,7 @@ class Block:
 
 def _rms(x: torch.Tensor, weight: torch.Tensor, eps: float) -> tuple[torch.Tensor, Back]:
     """x over its root mean square, times ``weight``."""
-    by = (x.square().mean(-1, keepdim=True) + eps).rsqrt()
+    by = torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_().div_(x.shape[-1]).add_(eps).rsqrt_()
 
     def back(dh: torch.Tensor) -> torch.Tensor:
         g = dh * weight

@@ -98,10 +98,10 @@ class Product:
         dinner = torch.empty_like(inner)
         for part, (outputs, _) in enumerate(self.parts):
             mine, of = dy[..., outputs], self._of(part)
-            self._up(wanted, part).copy_(torch.bmm(mine.transpose(1, 2), inner[..., of]))
+            torch.bmm(mine.transpose(1, 2), inner[..., of], out=self._up(wanted, part))
             dinner[..., of] = torch.bmm(mine, self._up(rows, part))
         dinner.mul_(live.scales[group.cells])
-        self._down(wanted).copy_(torch.bmm(dinner.transpose(1, 2), x))
+        torch.bmm(dinner.transpose(1, 2), x, out=self._down(wanted))
         return dinner
 
     def _down(self, rows: torch.Tensor) -> torch.Tensor:

@@ -12,15 +12,15 @@ from collections.abc import Iterator, Sequence
 import torch
 
 from selftaught.engines._adapters import Adapters
-from selftaught.engines._cache import padded
 from selftaught.engines._memory import exhausted, first_line, release
 from selftaught.engines._packed import Cell, Packed
-from selftaught.engines._tune import LESS, micro_batches
+from selftaught.engines._tune import LESS, WIDTH_STEP, micro_batches
 from selftaught.engines.base import Notice, StopToken
 from selftaught.errors import OutOfMemory, Stopped
 from selftaught.types import Example
 
-TOKENS = {"cpu": 1024, "cuda": 4096}  # of a pack, and of a cell unless one sequence is longer; padding included
+TOKENS = {"cpu": 1536, "cuda": 4096}  # of a pack, padding included
+CELL_TOKENS = 1024  # likewise, of a cell: no more, unless one sequence is longer
 
 
 class _Row:
@@ -41,26 +41,24 @@ class _Row:
         self.gradient = gradient if self.gradient is None else self.gradient.add_(gradient)
 
 
-def cells(row: int, examples: Sequence[Example], tokens: int) -> list[Cell]:
-    """A step as cells of sequences of like lengths. They depend on the step alone."""
+def cells(row: int, examples: Sequence[Example]) -> list[Cell]:
+    """A step as cells of sequences of like lengths. They depend on the step alone; an empty one is a cell, too."""
     total = sum(len(e.completion_ids) for e in examples)
-    return [
-        Cell(row, tuple(some), (rows, padded(width)), total) for some, (rows, width) in micro_batches(examples, tokens)
-    ]
+    found = [Cell(row, tuple(some), shape, total) for some, shape in micro_batches(examples, CELL_TOKENS)]
+    return found or [Cell(row, (), (1, WIDTH_STEP))]
 
 
 def train(packed: Packed, *, stop: StopToken, notice: Notice) -> Iterator[int]:
     """Every job of the table to its end; rows as they finish, well or in error, those without steps first."""
-    adapters, most = packed.adapters, TOKENS.get(packed.device.type, 1024)
+    adapters, room = packed.adapters, TOKENS.get(packed.device.type, CELL_TOKENS)
     rows = {k: _Row(k) for k in range(len(adapters.courses))}
-    room = most
     while rows:
         for k in [k for k, row in rows.items() if not row.cells]:
             if not adapters.courses[k].left:
                 del rows[k]
                 yield k
             else:
-                rows[k].begin(cells(k, adapters.courses[k].batch(), most))
+                rows[k].begin(cells(k, adapters.courses[k].batch()))
         if stop():
             raise Stopped
         chosen = _choose([*rows.values()], adapters, room)
