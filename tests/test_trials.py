@@ -347,6 +347,20 @@ def test_a_prompt_without_room_is_refused_before_anything_is_trained(parents: di
         tried([trial(parents["llama"], 2), long])
 
 
+def test_an_example_longer_than_the_context_is_refused(parents: dict[str, Checkpoint]) -> None:
+    long = trial(parents["gpt2"], 1, examples=[Example((1,), (5,) * 128, "t")] * 2)
+    with pytest.raises(ModelError, match="129 tokens is longer than the model's context of 128"):
+        tried([trial(parents["gpt2"], 2), long])
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gpt2"])
+def test_a_batch_of_nothing_is_a_step(parents: dict[str, Checkpoint], architecture: str) -> None:
+    empty = trial(parents[architecture], 2, batches=[[0], [], [1]])
+    found = tried([trial(parents[architecture], 1), empty, trial(parents[architecture], 3, batches=[[]])])
+    assert found[1].tuned.losses[1] == found[1].tuned.grad_norms[1] == 0.0 and len(found[1].tuned.losses) == 3
+    assert found[2].tuned.losses == (0.0,) and found[2].error is None
+
+
 def test_stop_is_answered_between_steps(parents: dict[str, Checkpoint]) -> None:
     long = trial(parents["llama"], 1, batches=[[0]] * 1000)
     asked: list[int] = []

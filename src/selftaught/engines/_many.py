@@ -59,7 +59,7 @@ def run(
     path cannot do.
     """
     for trial in jobs:
-        _check(trial, tokens.context)
+        check(trial, tokens.context)
     keep_freed()
     done = 0
     for some in _tables(model, jobs):
@@ -75,17 +75,13 @@ def run(
                 yield some[row], result
 
 
-def _check(trial: TrialJob, context: int) -> None:
+def check(trial: TrialJob, context: int) -> None:
+    """Raises ModelError for a job that cannot be done."""
     longest = max(map(length, trial.job.examples), default=0)
     if longest > context:
         raise ModelError(
             f"An example of {longest} tokens is longer than the model's context of {context}.",
             hint="Make examples shorter: curate.max_tokens.",
-        )
-    if trial.keep is not None and trial.job.parent.adapter:
-        raise ModelError(
-            f"An adapter that was trained on top of another ({trial.job.parent.adapter}) cannot be kept by itself.",
-            hint="Merge that one into its base, and begin from there.",
         )
     if unknown := {e.loss for e in trial.job.examples} - {"nll"}:
         raise ModelError(f"Throw-away adapters learn by the loss nll, not by {sorted(unknown)}.", hint="Use train.")

@@ -107,6 +107,9 @@ def train(
     while steps:
         if stop():
             raise Stopped
+        if idle := [row for row, step in steps.items() if not step.parts]:  # a batch of nothing
+            _advance(adapters, steps, idle, notice)
+            continue
         shape, _ = Counter(step.shape for step in steps.values()).most_common(1)[0]
         tokens = shape[0] * shape[1]
         rows = [row for row, step in steps.items() if step.shape == shape]
@@ -128,7 +131,9 @@ def train(
 def _advance(adapters: Adapters, steps: dict[int, _Step], rows: Sequence[int], notice: Notice) -> None:
     """Take the steps of ``rows``, whose gradients are whole, and begin their next ones."""
     done = [steps.pop(row) for row in rows]
-    adapters.advance(rows, [s.gradient for s in done if s.gradient is not None], [s.loss for s in done], notice)
+    nothing = torch.zeros_like(adapters.values[0])
+    gradients = [nothing.clone() if s.gradient is None else s.gradient for s in done]
+    adapters.advance(rows, gradients, [s.loss for s in done], notice)
     steps.update({row: _Step(adapters.courses[row].batch()) for row in rows if adapters.courses[row].left})
 
 

@@ -37,6 +37,8 @@ def run(
 
     ``bf16``: matrix products of training in bfloat16. A job without batches is put to the parent as any request is.
     """
+    for trial in jobs:
+        _many.check(trial, tokens.context)
     asker = Asker(tokens, slots=slots, free=free, notice=notice)
     plain = [i for i, trial in enumerate(jobs) if not trial.job.batches]
     for i, found in zip(plain, asker.ask(model, [jobs[i] for i in plain], kernels=kernels, stop=stop), strict=True):
