@@ -7,6 +7,7 @@ in another order, so that a row's bits would depend on how many others of its ad
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import groupby
 from typing import Any
 
 import torch
@@ -119,8 +120,7 @@ class Asked(Lean):
             self._arrange(owners + owners[-1:] * spare)
             self._seen = (slots.version, live)
         ids, positions = (functional.pad(t, (0, spare)) for t in (ids, positions))
-        first, last, width = bands[-1]
-        return super().step(slots, ids, positions, [*bands[:-1], (first, last + spare, width)])[:live]
+        return super().step(slots, ids, positions, _joined(bands, spare))[:live]
 
     def _arrange(self, owners: Sequence[int]) -> None:
         """What follows is about rows of these owners."""
@@ -162,3 +162,13 @@ class Asked(Lean):
             scales,
         )
         return placed[blocks.back]
+
+
+def _joined(bands: Sequence[Band], spare: int) -> list[Band]:
+    """Neighbours of one width as one band; the last has ``spare`` rows more."""
+    found: list[Band] = []
+    for width, some in groupby(bands, key=lambda band: band[2]):
+        alike = list(some)
+        found.append((alike[0][0], alike[-1][1], width))
+    first, last, width = found[-1]
+    return [*found[:-1], (first, last + spare, width)]

@@ -26,7 +26,7 @@ from selftaught.types import Example
 
 LONG = 384  # a wider attention goes by torch's own, which keeps no scores
 ROWS = 64  # tokens and labels are filled up to a multiple of these: a matrix library pays for every size it meets
-LOGITS = 1 << 18  # made at once, so that they stay in the cache
+LOGITS = 1 << 20  # made at once
 
 
 @dataclass(frozen=True)
