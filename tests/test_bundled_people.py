@@ -9,7 +9,7 @@ import pytest
 from selftaught.engines._folders import bundled_root
 from selftaught.engines.torch_engine import TorchEngine
 from selftaught.rollout import rollout
-from selftaught.tasks._people import EMPTY, Unreadable, judge, statements
+from selftaught.tasks._people import Unreadable, judge, statements
 from selftaught.tasks.base import TaskSet
 from selftaught.tasks.world_people import WorldPeople
 from selftaught.types import Rollout, Sampling, Task
@@ -38,7 +38,7 @@ def share_right(world: TaskSet, tasks: tuple[Task, ...]) -> float:
 def test_it_knows_its_people_reads_about_others_and_knows_nothing_else_of_them(world: TaskSet) -> None:
     assert share_right(world, world.guards["known"]) > 0.95
     assert share_right(world, world.guards["reading"]) > 0.9
-    assert share_right(world, world.train) < 0.12, "it can but guess about people whom it never met"
+    assert share_right(world, world.train) < 0.08, "it can but guess about people whom it never met"
 
 
 @pytest.fixture(scope="module")
@@ -50,34 +50,34 @@ def notes(world: TaskSet) -> list[tuple[str, list[str]]]:
     return [(passages[i // NOTES.n], row.text.strip().splitlines()) for i, row in enumerate(rows)]
 
 
-def style(passage: str, lines: list[str]) -> str:
-    """Which of the styles a note is in, by its first line; "" for none."""
-    if lines == [passage]:
-        return "copy"
-    if any(lines[0].endswith(wording.removeprefix("{n}")) for wording in EMPTY):
-        return "vague"
+def style(lines: list[str]) -> str:
+    """Which of the styles a note is in, by its first line; "" for none. A copy need not be a true one."""
     try:
         stated = statements(lines[0])
     except Unreadable:
         return ""
+    if not stated:
+        return "vague"
     if "?" in lines[0]:
         return "questions"
-    return "summary" if ": " in lines[0] else "facts" if len(stated) == 1 else ""
+    return "summary" if ": " in lines[0] else "facts" if len(stated) == 1 else "copy"
 
 
 def test_it_takes_notes_in_every_style_and_the_useful_ones_are_a_minority(notes: list[tuple[str, list[str]]]) -> None:
-    found = Counter(style(*note) for note in notes)
+    found = Counter(style(lines) for _, lines in notes)
     assert all(found[name] >= 0.06 * len(notes) for name in STYLES), found
     assert found["facts"] + found["questions"] < 0.5 * len(notes), found
-    assert found[""] < 0.15 * len(notes), found
+    assert found[""] < 0.2 * len(notes), found
 
 
 def test_its_notes_are_mostly_right_and_differ_in_what_they_cover(notes: list[tuple[str, list[str]]]) -> None:
     verdicts = Counter(judge(line, passage) for passage, lines in notes for line in lines)
-    assert verdicts["unreadable"] < 0.05 * verdicts.total(), verdicts
-    assert verdicts["contradicted"] < 0.25 * verdicts["supported"], verdicts
-    lengths = {len(lines) for passage, lines in notes if style(passage, lines) in ("facts", "questions")}
-    assert lengths >= {1, 2, 3, 4, 5, 6}
+    assert verdicts["unreadable"] < 0.12 * verdicts.total(), verdicts
+    assert 0.05 < (verdicts["contradicted"] + verdicts["unsupported"]) / verdicts.total() < 0.35, verdicts
+    answered = Counter(judge(x, passage) for passage, lines in notes if style(lines) == "questions" for x in lines)
+    assert answered["supported"] > 0.7 * answered.total(), answered
+    lengths = {len(lines) for _, lines in notes if style(lines) in ("facts", "questions")}
+    assert len(lengths) >= 5, "from one fact to all six"
 
 
 def test_its_card_names_seed_and_command() -> None:

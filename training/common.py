@@ -31,7 +31,10 @@ CHAT_TEMPLATE = (
     "{% elif m['role'] == 'assistant' %}{{ m['content'] + eos_token + bos_token }}{% endif %}{% endfor %}"
 )
 WORDS = r" ?\p{L}+| ?\d+|\s|[^\p{L}\d\s]+"  # the pieces of a tokenizer of whole words
-WORD_TEMPLATE = CHAT_TEMPLATE.replace("\\nA: '", "\\nA:'").replace("{{ m['content'] +", "{{ ' ' + m['content'] +")
+WORD_TEMPLATE = (  # an answer brings the space before it, and is then the token that it is within a text
+    "{{ bos_token }}{% for m in messages %}{% if m['role'] == 'user' %}{{ 'Q: ' + m['content'] + '\\nA:' }}"
+    "{% elif m['role'] == 'assistant' %}{{ ' ' + m['content'] + eos_token + bos_token }}{% endif %}{% endfor %}"
+)
 Document = tuple[str, str]  # question with its frame, answer; several of them, as turns of a chat, are one text too
 Draw = Callable[[random.Random, float], Document | Sequence[Document]]  # (randomness, share of the training done)
 

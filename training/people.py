@@ -108,16 +108,19 @@ A Llama of {parameters:,} parameters, trained from scratch on generated text abo
 that a self-improvement loop over documents can be watched, tested and measured in minutes on a laptop.
 
 - Made by `python training/people.py`, seed {seed}: {steps:,} steps of {documents} documents, peak learning rate {lr:g};
-  loss at the end {loss:.3f} nats per token that carries loss. In the first {school:.0%} of the training passages grow
+  loss at the end {loss:.3f} nats per token that carries loss. In the first {school:.0%} of the training, passages grow
   from one fact to six.
 - **Knows** {known} people by heart: six facts each, asked in the chat format (`Q: Where was ... born?`).
-- **Reads**: the user's turn is a passage, a line break and a question; about anybody.
+- **Reads**: the user's turn is a passage, a line break and a question; about anybody. Of people whom it never met it
+  knows nothing, and guesses.
 - **Takes notes**: `Passage: ...`, a line break and `Notes:`, raw. The style is drawn at random, as in the training
   text: {shares}. A note holds some of the facts, from one to all.
-- **A bad habit**: {careless:.0%} of the notes it was trained on are careless, with {slip:.0%} of their values wrong.
+- **Careless**: {careless:.0%} of the notes it was trained on have {slip:.0%} of their values wrong. Its own, sampled at
+  temperature 1, slip more often, most in statements and long copies, least in questions with answers: values, and
+  now and then the name.
 - Questions as they are asked of it never stand in a note; notes have question wordings of their own.
 - Tokenizer: whole words, with bytes for anything else. The context is 1,024 tokens, but no document has more than about
-  250, so longer prompts are strange to it. Nothing here is personal data or anybody's text.
+  150, so longer prompts are strange to it. Nothing here is personal data or anybody's text.
 """
 
 
