@@ -321,7 +321,7 @@ def _explain(model: type[BaseModel], item: Any, where: str) -> str:
     path = [str(p) for p in item["loc"] if "[" not in str(p)]  # not pydantic's "list[GuardConfig]"
     name = ".".join(path)
     if item["type"] == "extra_forbidden":
-        return f"{where}: unknown key {name!r}{did_you_mean(path[-1], _fields_at(model, path[:-1]))}"
+        return f"{where}: unknown key {name!r}{did_you_mean(str(item['loc'][-1]), _fields_at(model, path[:-1]))}"
     if item["type"] == "missing":
         return f"{where}: {name!r} is missing."
     got = "" if path[-1:] == ["key_env"] else f" (got {item['input']!r})"  # what stands there may be a key
