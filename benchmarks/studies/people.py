@@ -4,8 +4,8 @@
     .venv/bin/python benchmarks/studies/people.py --seeds 1 --folder /tmp/people
 
 First the settings of the adapters are chosen for each arm by itself, on *training* passages of a world of its own.
-Then, for each outer seed, the shipped recipe runs two rounds of the loop, with its gate, on passages of that seed, and
-all arms are judged on 400 passages that nothing has seen: throw-away adapters learn what the arm says and are asked
+Then, for each outer seed, the shipped recipe runs two rounds of the loop, with its gate, on passages of that seed (and a
+vault of 60), and all arms are judged on 400 passages that nothing has seen: throw-away adapters learn what the arm says and are asked
 without the passage, in wordings that no edit uses. Adapters are of the base, but where a candidate learns by itself.
 
     base             no adapter
@@ -52,6 +52,7 @@ SETTINGS_PASSAGES = 60
 GRID = [(2e-3, 10), (2e-3, 20), (2e-3, 40), (4e-3, 10), (4e-3, 20)]  # learning rate, epochs
 TUNED = ("passage", OWN, "oracle")  # arms that get the settings that are best for them
 PASSAGES, ADAPTERS = 400, 1
+VAULT = 60  # the arms are judged on passages of their own, so the run's look at its vault may be short
 ARMS = ("base", "passage", "own", "round 1", "round 2", "editor 1", "editor 2", "random", "oracle", "in context",
         "retrieval")  # fmt: skip
 PAIRS = (("own", "passage"), ("round 1", "own"), ("round 2", "own"), ("round 2", "round 1"), ("editor 1", "own"),
@@ -151,7 +152,8 @@ def study(seed: int, settings: Mapping[str, TrialConfig], folder: Path, row: dic
     """Two rounds of the loop, then every arm that is missing."""
     trial = settings[OWN]
     recipe = read_recipe(RECIPE, [
-        f"seed={seed}", "rounds=2", "patience=2", f"tasks.test={PASSAGES}", "gate.controls=[random_edits]",
+        f"seed={seed}", "rounds=2", "patience=2", f"tasks.test={PASSAGES}", f"tasks.vault={VAULT}",
+        "gate.controls=[random_edits]",
         f"trial.lr={trial.lr:g}", f"trial.epochs={trial.epochs}",
     ])  # fmt: skip
     run = folder / f"seed-{seed}"
