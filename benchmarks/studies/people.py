@@ -4,9 +4,10 @@
     .venv/bin/python benchmarks/studies/people.py --seeds 1 --folder /tmp/people
 
 First the settings of the adapters are chosen for each arm by itself, on *training* passages of a world of its own.
-Then, for each outer seed, the shipped recipe runs two rounds of the loop, with its gate, on passages of that seed (and a
-vault of 60), and all arms are judged on 400 passages that nothing has seen: throw-away adapters learn what the arm says and are asked
-without the passage, in wordings that no edit uses. Adapters are of the base, but where a candidate learns by itself.
+Then, for each outer seed, the shipped recipe runs two rounds of the loop, with its gate, on passages of that seed (and
+a vault of 60), and all arms are judged on 400 passages that nothing has seen: throw-away adapters learn what the arm
+says and are asked without the passage, in wordings that no edit uses. Adapters are of the base, but where a candidate
+learns by itself.
 
     base             no adapter
     passage          the passage alone
