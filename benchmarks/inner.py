@@ -53,6 +53,7 @@ from inner_peers import (
     Setting,
 )
 
+from selftaught.engines._memory import keep_freed
 from selftaught.engines.base import TuneJob
 
 OUT = timing.RESULTS / "inner.json"
@@ -293,6 +294,7 @@ def main() -> None:
     parser.add_argument("--alone", help=argparse.SUPPRESS)
     given = parser.parse_args()
     torch.set_num_threads(1)
+    keep_freed()  # which the engine does, and which the peers gain from as well
     quieten()
     if given.alone:
         return alone(*json.loads(given.alone))
