@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -78,9 +79,12 @@ def test_an_unknown_option_is_a_usage_error_with_a_guess() -> None:
 
 
 def test_recipes_are_listed_with_their_first_line() -> None:
-    assert "self_consistency  Self-consistency (LMSI)" in type_in("recipes").stdout
-    [first, *_] = json.loads(type_in("recipes", "--json").stdout)
-    assert first["name"] == "self_consistency" and Path(first["path"]).is_file()
+    listed = type_in("recipes").stdout
+    assert re.search(r"^self_consistency +Self-consistency \(LMSI\)", listed, re.M)
+    assert re.search(r"^selfedit +Self-edits \(SEAL\)", listed, re.M)
+    found = {r["name"]: Path(r["path"]) for r in json.loads(type_in("recipes", "--json").stdout)}
+    assert {"self_consistency", "selfedit", "continued_pretraining", "hub/squad"} <= set(found)
+    assert all(path.is_file() for path in found.values())
 
 
 def test_a_mistyped_recipe_names_the_right_one() -> None:
