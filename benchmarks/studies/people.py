@@ -87,7 +87,9 @@ def judge(
 ) -> dict[str, Any]:
     """The share of right answers by passage, empty answers, and what the edits state."""
     method, tokens = load.make("methods", recipe.method), engine.tokens(arm.learner)
-    tryer = Tryer(engine, tokens, method, whole, arm.trial, recipe.seed, path, view=Plain(every=60))
+    view = Plain(every=60)
+    view.stage(arm.control)
+    tryer = Tryer(engine, tokens, method, whole, arm.trial, recipe.seed, path, view=view)
     writer = Writer(engine, arm.writer, tokens) if arm.writer else None
     found = adapt(tryer, arm.learner, "test", tasks, "accuracy", recipe.seed, writer, arm.control)
     return {
