@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import papers
+import test_selfedit as runs
 from selftaught.config import TrialConfig
 from selftaught.engines.base import Completion, Request
 from selftaught.engines.scripted import ByteTokens, Scripted
@@ -135,6 +136,7 @@ def test_a_judge_that_says_nothing_useful_changes_nothing() -> None:
 
 def test_the_filter_leaves_out_lines_with_a_statement_that_does_not_hold() -> None:
     edit = "Tea is hot.\n- Tea is blue.\nEverybody likes it."
+    pair = "Question 1: Hot?\nAnswer: no\nQuestion 2: Wet?\nAnswer: yes"
 
     def support(pairs: Sequence[tuple[str, Document]]) -> list[Any]:
         return [{"Tea is hot.": "supported", "Tea is blue.": "contradicted"}.get(s) for s, _ in pairs]
@@ -142,6 +144,18 @@ def test_the_filter_leaves_out_lines_with_a_statement_that_does_not_hold() -> No
     plain, strict = (Selfedit(Selfedit.Options(filter=on)) for on in (False, True))
     assert plain.cleaned([(edit, TEA)], support) == [edit]
     assert strict.cleaned([(edit, TEA)], support) == ["Tea is hot.\nEverybody likes it."], "what nobody judged stays"
+
+    def no(pairs: Sequence[tuple[str, Document]]) -> list[Any]:
+        return ["contradicted" if "no" in s.split() else "supported" for s, _ in pairs]
+
+    asking = Selfedit(Selfedit.Options(filter=True, format="self_qa"))
+    assert asking.cleaned([(pair, TEA)], no) == ["Question 2: Wet?\nAnswer: yes"], "with its answer, or not at all"
+
+
+def test_an_edit_of_which_nothing_holds_is_not_tried(tmp_path: Path) -> None:
+    record = runs.run(tmp_path, "method.filter=true", documents=40)
+    counts = record.final.counts  # type: ignore[union-attr]
+    assert "edits without text: nothing in it is supported" not in counts, "nobody can tell here, so all stays"
 
 
 def test_marks_that_are_counted_put_a_good_edit_first() -> None:
@@ -155,8 +169,6 @@ def test_marks_that_are_counted_put_a_good_edit_first() -> None:
 
 
 def test_a_run_without_labels_learns_by_marks(tmp_path: Path) -> None:
-    import test_selfedit as runs
-
     record = runs.run(tmp_path, "method.reward=proxy", documents=60)
     facts, verdicts = runs.findings(record)
     assert not record.labels.training, "no answer was read"
@@ -170,8 +182,6 @@ def test_a_run_without_labels_learns_by_marks(tmp_path: Path) -> None:
 
 
 def test_what_has_bad_marks_is_not_tried(tmp_path: Path) -> None:
-    import test_selfedit as runs
-
     record = runs.run(tmp_path, "method.prefilter=0.5", documents=60)
     counts = record.final.counts  # type: ignore[union-attr]
     assert counts["edits that were not tried, by their marks"] == counts["edits"] // 2

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -12,10 +15,13 @@ import papers
 import small
 from selftaught import loop
 from selftaught.config import Recipe, parse_recipe
-from selftaught.errors import RecipeError, Stopped
+from selftaught.engines.base import Tuned, TuneJob
+from selftaught.engines.scripted import Scripted
+from selftaught.errors import NonFiniteError, RecipeError, Stopped
 from selftaught.ledger import RunRecord, read_run
+from selftaught.methods.selfedit import Edit
 from selftaught.rows import read_rows
-from selftaught.types import Example, Report, Rollout, Verdict
+from selftaught.types import Document, Example, Report, Rollout, Task, Verdict
 
 RECIPE = """
 name: docs
@@ -89,8 +95,6 @@ def test_labels_are_on_record(record: RunRecord) -> None:
 
 def test_no_held_out_document_is_learned_from(record: RunRecord) -> None:
     tasks = record.units("tasks")[0]
-    from selftaught.types import Document
-
     documents = {d.id: d for d in read_rows(record.path / tasks["place"] / "documents.parquet", Document)}
     shown = {r.task_id for r in rollouts(record).values()}
     method = loop.load.make("methods", record.recipe.method)
@@ -128,12 +132,58 @@ def test_controls_decide_nothing(tmp_path: Path, record: RunRecord) -> None:
     assert other.final.decision.rules == record.final.decision.rules  # type: ignore[union-attr]
 
 
-def test_random_edits_are_as_many_as_the_learned_ones(tmp_path: Path) -> None:
-    record = run(tmp_path, "gate.controls=[random_edits]", documents=60)
+@pytest.mark.parametrize("rule", ["rest_em", "group_relative"])
+def test_random_edits_are_as_many_with_the_same_weights(tmp_path: Path, rule: str) -> None:
+    record = run(tmp_path, "gate.controls=[random_edits]", f"method.rule={rule}", documents=60)
+    [unit] = record.units("rollouts")
+    groups: dict[str, list[Rollout]] = {}
+    for r in read_rows(record.path / unit["place"] / "rows.parquet", Rollout):
+        groups.setdefault(r.task_id, []).append(r)
     [chosen], [random] = record.units("candidate"), record.units("random_edits")
-    count = len(small.kept(record))
-    assert count > 0
+    assert chosen["facts"]["steps"] == random["facts"]["steps"]
     assert random["facts"]["digest"] != chosen["facts"]["digest"]
+
+
+def test_shuffled_weights_stay_with_their_document(record: RunRecord) -> None:
+    method = loop.load.make("methods", record.recipe.method)
+    task = Task(({"role": "user", "content": "x"},))
+    made = [
+        Edit(Document(name, "t"), Rollout(task.id, i, name, "t", (1,), (i,), (), f"{name}{i}", i), ())
+        for name in "ab"
+        for i in range(4)
+    ]
+    method._edits = made
+    method._weight = {e.rollout.id: w for e, w in zip(made, (0, 2.0, -1.0, 0, 0, 0, 0, 1.0), strict=True)}
+    bench = SimpleNamespace(seed=3)
+    shuffled = list(method.at_random((), bench))
+    assert sorted(e.weight for e in shuffled if e.text.startswith("a")) == [-1.0, 2.0]
+    assert [e.weight for e in shuffled if e.text.startswith("b")] == [1.0]
+    assert [e.parents for e in shuffled] != [(e.rollout.id,) for e in made if method._weight[e.rollout.id]]
+
+
+class Stumbling(Scripted):
+    """The scripted engine; its second update leaves the numbers."""
+
+    class Options(Scripted.Options):
+        pass
+
+    def __init__(self) -> None:
+        super().__init__(Scripted.Options())
+        self.updates = 0
+
+    def tune(self, job: TuneJob, out: Path, **how: Any) -> Tuned:
+        self.updates += 1
+        if self.updates == 2:
+            raise NonFiniteError("Training left the numbers (here).", hint="")
+        return super().tune(job, out, **how)
+
+
+def test_a_control_that_cannot_be_measured_costs_the_candidate_nothing(tmp_path: Path, record: RunRecord) -> None:
+    loop.prepare(recipe(tmp_path, "gate.controls=[random_edits]"), tmp_path / "run")
+    done = loop.run(tmp_path / "run", engine=Stumbling())
+    assert done.decision.outcome == record.final.decision.outcome == "proved"  # type: ignore[union-attr]
+    assert done.counts["controls that could not be measured"] == 1
+    assert not read_run(tmp_path / "run").units("control")
 
 
 # ---------------------------------------------------------------- other rules
@@ -155,6 +205,8 @@ def test_halving_tries_fewer_and_fewer(tmp_path: Path) -> None:
     _, verdicts = findings(record)
     tried = sorted(int(v.reason.split()[0]) for v in verdicts)
     assert {1, 2, 3} == set(tried)
+    assert {v.reason.split()[0] for v in verdicts if v.ok} == {"3"}, "what was dropped is not learned"
+    assert "reliability" not in findings(record)[0], "the survivors were chosen by their first reward"
     passages = record.final.counts["edits"] // 4  # type: ignore[union-attr]
     assert record.final.counts["adapters"] == passages * (4 + 2 + 1)  # type: ignore[union-attr]
 
@@ -222,6 +274,22 @@ def test_a_claim_that_cannot_be_put_is_refused_before_anything(tmp_path: Path, o
         return
     with pytest.raises(RecipeError, match=said):
         loop.plan(recipe(tmp_path, override, documents=20))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (["gate.primary.protocol=direct"], "asks for none"),
+        (["gate.controls=[base]", "tasks.train=0.5", "tasks.dev=0.0", "tasks.vault=0.5"], "there is no dev question"),
+        (["method.prompt='Notes:'"], "prompt needs {text}"),
+        (["method.book='{text}'"], "book needs {text} and {question}"),
+        (["method.rule=group_relative", "method.edits=1"], "edits of 2 or more"),
+        (["method.rule=group_relative", "method.halving=true"], "no halving"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(tmp_path: Path, overrides: list[str], said: str) -> None:
+    with pytest.raises(RecipeError, match=re.escape(said)):
+        loop.plan(recipe(tmp_path, *overrides, documents=20))
 
 
 def test_questions_about_no_document_are_refused(tmp_path: Path) -> None:

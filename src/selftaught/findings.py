@@ -20,13 +20,13 @@ TAKEN = FATES[:2]
 WITH, WITHOUT = 4, 2  # documents shown: with an edit that was learned, and with none
 OF_REWARDS = {  # metric -> (what it says, whether it is a difference, what it is counted over)
     "without an edit": ("what the model reaches with no adapter", False, "documents"),
-    "all edits": ("mean reward of every edit that was tried", False, "edits"),
-    "learned edits": ("chosen by these very rewards, so they look better than they are", False, "edits"),
+    "all edits": ("mean reward of the edits that were tried", False, "documents"),
+    "learned edits": ("chosen by these very rewards, so they look better than they are", False, "documents"),
     "best edit, honestly above the mean": ("what the edit that was best under some adapter seeds gains under another",
                                            True, "documents"),
 }  # fmt: skip
 SHARES = {
-    "edits that beat none": ("share of edits with more reward than the model has without one", "edits"),
+    "edits that beat none": ("share of edits with more reward than the model has without one", "documents"),
     "reliability": ("share of the variance of rewards within a document that is the edits' own; the rest is chance",
                     "documents"),
 }  # fmt: skip

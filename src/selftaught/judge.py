@@ -6,6 +6,7 @@ do not add up over rounds unseen; on the vault with the last model that was prov
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -14,7 +15,7 @@ from typing import Any
 
 from selftaught import gate, ledger, texts
 from selftaught.adapt import Writer, adapt
-from selftaught.errors import ModelError, NonFiniteError
+from selftaught.errors import ModelError, NonFiniteError, NonFiniteLogits
 from selftaught.evaluate import HOLDOUTS, likelihood, main_metric, unasked
 from selftaught.figures import measure as figure
 from selftaught.measure import measure
@@ -36,6 +37,7 @@ class Judge:
     looks: dict[str, int] = field(default_factory=dict)
     evaluations: dict[str, tuple[str, str]] = field(default_factory=dict)
     labels_read: bool = False
+    counts: Counter[str] = field(default_factory=Counter)
 
     def decide(self, candidate: Checkpoint) -> Decision:
         s = self.setting
@@ -46,7 +48,10 @@ class Judge:
         text_pairs = {name: pair for name in s.text_margins if (pair := self._text_pair(name, candidate))}
         for control in s.recipe.gate.controls:
             if control != "random_edits":  # which is a candidate of its own: see round.py
-                self.compare(control)
+                try:
+                    self.compare(control)
+                except NonFiniteLogits as error:
+                    self.unmeasured(control, error.message)
         s.stage("gate")
         guards = {name: (*pairs[name], margin) for name, margin in s.margins.items()}
         guards |= {name: (*pair, s.text_margins[name]) for name, pair in text_pairs.items()}
@@ -75,6 +80,12 @@ class Judge:
         found = ledger.read_report(unit.folder / "report.json")
         s.view.line(_said(control.replace("_", " "), found))
         return found
+
+    def unmeasured(self, control: str, why: str) -> None:
+        """On record that a control could not be measured."""
+        self.setting.view.line(f"  {control.replace('_', ' ')} could not be measured: {why}")
+        self.setting.store.journal("control not measured", control=control, why=why)
+        self.counts["controls that could not be measured"] += 1
 
     def _control(self, out: Path, control: str, checkpoint: Checkpoint) -> Mapping[str, Any]:
         s = self.setting

@@ -18,7 +18,7 @@ from selftaught.bench import RunBench
 from selftaught.collapse import Signals, alarm, signals
 from selftaught.curate import curate
 from selftaught.engines.base import TuneJob
-from selftaught.errors import NonFiniteError
+from selftaught.errors import NonFiniteError, NonFiniteLogits
 from selftaught.judge import Judge
 from selftaught.methods.base import Group, Method, Studies
 from selftaught.replay import mixed
@@ -96,8 +96,7 @@ class Transaction:
                 return self._record(None, Decision("nothing to train on", (), self._why_nothing()))
             self.setting.stage("train", f"{len(examples)} examples")
             candidate = self._train(examples)
-            if "random_edits" in self.recipe.gate.controls:
-                self.judge.compare("random_edits", self._train(self._at_random(), "random_edits"))
+            self._control()
         except (NonFiniteError, Refused) as error:
             return self._record(None, Decision("rejected", (), str(error).splitlines()[0]))
         return self._record(candidate, self._decide(candidate))
@@ -221,6 +220,20 @@ class Transaction:
 
     # ------------------------------------------------------------ train
 
+    def _control(self) -> None:
+        """A second candidate that learned edits at random, where the recipe asks for it. It decides nothing, so what
+        goes wrong with it is noted, and costs the candidate nothing."""
+        if "random_edits" not in self.recipe.gate.controls:
+            return
+        try:
+            if examples := self._at_random():
+                self.judge.compare("random_edits", self._train(examples, "random_edits"))
+                return
+            why = "no edit was left to learn from"
+        except (NonFiniteError, NonFiniteLogits) as error:
+            why = error.message
+        self.judge.unmeasured("random_edits", why)
+
     def _at_random(self) -> list[Example]:
         """What a candidate would learn that does not choose; it passes the filters as any other."""
         made = list(cast(Studies, self.method).at_random(self._groups, self.bench))
@@ -282,7 +295,7 @@ class Transaction:
             self.parent.digest,
             candidate.digest if candidate else None,
             decision,
-            dict(self.counts),
+            {**self.counts, **self.judge.counts},
             labels,
             self.method.name,
             self.judge.looks,

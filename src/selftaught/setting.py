@@ -217,6 +217,11 @@ def check_claim(config: GateConfig, tasks: TaskSet, method: Method, tokens: Toke
             "gate.controls are of adapters, and gate.primary.protocol=direct trains none.",
             hint="Take them out, or take gate.primary.protocol=adapt.",
         )
+    elif isinstance(method, Studies):
+        raise RecipeError(
+            f"{method.name} makes a better writer of edits, and gate.primary.protocol=direct asks for none.",
+            hint="Set gate.primary.protocol=adapt.",
+        )
     elif config.primary.metric == "loglik":
         _check_gold(judged)
         check_room(tokens, method, judged, stop)
@@ -244,6 +249,9 @@ def check_adapt(config: GateConfig, tasks: TaskSet, method: Method, judged: Sequ
             f"gate.primary.protocol=adapt: {len(shown)} documents of held-out questions are learned from.",
             hint="Hold the documents out (tasks.hold=documents).",
         )
+    if config.controls and not tasks.dev:
+        raise RecipeError("gate.controls are measured on dev, and there is no dev question.", hint="Take them out, or"
+                          " give dev a share (tasks.dev).")  # fmt: skip
     if "oracle" in config.controls and not all(d.oracle for d in tasks.documents.values()):
         raise RecipeError(
             "gate.controls: nobody knows perfect edits of these documents (oracle).",

@@ -53,11 +53,16 @@ _FIRST = re.compile(r"\s*1[.)]\s")
 def prompt(form: Format, own: str | None, document: Document) -> str:
     """The text that an edit follows: ``own`` with {title} and {text} put in, else the format's."""
     if own is not None:
-        return own.replace("{title}", document.title).replace("{text}", document.text)
+        return filled(own, title=document.title, text=document.text)
     instruction, mark = INSTRUCTIONS[form]
     if not instruction:
         return f"{document.title}\n{document.text}\n"
     return _HEAD.format(instruction=instruction, title=document.title, text=document.text, mark=mark)
+
+
+def filled(template: str, **values: str) -> str:
+    """``template`` with {name} replaced by each value, once: braces within a value are text."""
+    return re.sub(r"\{(" + "|".join(values) + r")\}", lambda found: values[found[1]], template)
 
 
 def texts(form: Format, edit: str, *, whole: bool) -> list[str]:

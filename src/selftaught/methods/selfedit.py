@@ -18,10 +18,11 @@ from statistics import fmean
 from typing import Literal
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from selftaught.config import Section
 from selftaught.engines.base import Tokens
+from selftaught.errors import RecipeError
 from selftaught.methods import _edits, _proxy, _rewards
 from selftaught.methods.base import Bench, Group, Supports, Trial
 from selftaught.statements import statements
@@ -55,6 +56,17 @@ class SelfeditOptions(Section):
     rule: Literal["rest_em", "group_relative"] = "rest_em"
     threshold: float = Field(default=0.0, ge=0)  # by how much an edit must beat the model without it
 
+    @model_validator(mode="after")
+    def _fits(self) -> SelfeditOptions:
+        if self.prompt is not None and "{text}" not in self.prompt:
+            raise ValueError("prompt needs {text}, where the document stands")
+        if not all(part in self.book for part in ("{text}", "{question}")):
+            raise ValueError("book needs {text} and {question}")
+        if self.rule == "group_relative" and (self.edits < 2 or self.halving):
+            raise ValueError("group_relative compares all edits of a document, each tried by as many adapters: it needs"
+                             " edits of 2 or more and no halving")  # fmt: skip
+        return self
+
 
 @dataclass
 class Edit:
@@ -79,8 +91,8 @@ class Selfedit:
 
     def __init__(self, options: SelfeditOptions) -> None:
         self.options = options
-        self._learned: list[Example] = []
         self._edits: list[Edit] = []
+        self._weight: dict[str, float] = {}  # of what was tried
 
     # ------------------------------------------------------------ asking
 
@@ -110,7 +122,7 @@ class Selfedit:
         return _edits.lessons(learned, document.title if o.title else "", tokens)
 
     def open_book(self, task: Task, document: Document) -> Task:
-        text = self.options.book.replace("{text}", document.text).replace("{question}", task.question)
+        text = _edits.filled(self.options.book, text=document.text, question=task.question)
         return replace(task, prompt=(*task.prompt[:-1], {"role": "user", "content": text}))
 
     def propose(self, bench: Bench) -> Iterable[Task]:
@@ -137,19 +149,20 @@ class Selfedit:
             base = self._try(tried, bench)
         weights = self._weights(tried, base)
         self._record(tried, weights, base, bench)
-        self._learned = [self._example(e, w) for e, w in zip(tried, weights, strict=True) if w]
-        yield from self._learned
+        self._weight = {e.rollout.id: w for e, w in zip(tried, weights, strict=True)}
+        yield from (self._example(e, w) for e, w in zip(tried, weights, strict=True) if w)
 
     def cleaned(self, edits: Sequence[tuple[str, Document]], support: Supports) -> list[str]:
         if not self.options.filter:
             return [text for text, _ in edits]
-        pairs = [(s, d) for text, d in edits for line in text.splitlines() for s in statements(line)]
+        parts = [_edits.texts(self.options.format, text, whole=False) for text, _ in edits]
+        stated = [[statements(part) for part in some] for some in parts]
+        pairs = [(s, d) for (_, d), some in zip(edits, stated, strict=True) for part in some for s in part]
         said = iter(support(pairs))
+        holds = [[[next(said) in (None, "supported") for _ in part] for part in some] for some in stated]
         return [
-            "\n".join(
-                [line for line in text.splitlines() if all(next(said) in (None, "supported") for _ in statements(line))]
-            )
-            for text, _ in edits
+            "\n".join(part for part, good in zip(some, verdicts, strict=True) if all(good))
+            for some, verdicts in zip(parts, holds, strict=True)
         ]
 
     def _usable(self, groups: Sequence[Group], bench: Bench) -> list[Edit]:
@@ -164,13 +177,17 @@ class Selfedit:
                     lost[r.error or "empty"] += 1
                 else:
                     found.append(Edit(document, r, ()))
-        clean = self.cleaned([(self._text(e, bench), e.document) for e in found], bench.support)
-        for edit, text in zip(found, clean, strict=True):
-            edit.lessons = self.lessons(text, edit.document, bench.tokens)
         bench.note("edits", len(found) + lost.total())
-        for why, count in lost.items():
+        clean = self.cleaned([(self._text(e, bench), e.document) for e in found], bench.support)
+        kept = []
+        for edit, text in zip(found, clean, strict=True):
+            if text.strip():
+                edit.lessons = self.lessons(text, edit.document, bench.tokens)
+                kept.append(edit)
+        lost["nothing in it is supported"] += len(found) - len(kept)
+        for why, count in (+lost).items():
             bench.note(f"edits without text: {why}", count)
-        return found
+        return kept
 
     def _text(self, edit: Edit, bench: Bench) -> str:
         return (bench.tokens.said(edit.rollout.prompt_ids, edit.rollout.text) or "").strip()
@@ -193,6 +210,11 @@ class Selfedit:
         else:
             given = [_proxy.score(text, e.document.text, e.support) for e, text in zip(edits, texts, strict=True)]
         known = [m for m in given if m is not None]
+        if given and not known:
+            raise RecipeError(
+                "method.proxy=judge: nobody gave an edit marks that can be read.",
+                hint="Name a judge as roles.judge, or take method.proxy=measured.",
+            )
         bench.note("edits without marks", len(given) - len(known))
         for edit, mark in zip(edits, given, strict=True):
             edit.marks = mark if mark is not None else fmean(known or [0.0])
@@ -236,7 +258,9 @@ class Selfedit:
 
     def _weights(self, edits: Sequence[Edit], base: dict[str, float]) -> list[float]:
         weights: dict[str, float] = {}
-        for group in _by_document(edits):
+        for some in _by_document(edits):
+            most = max(len(e.rewards) for e in some)
+            group = [e for e in some if len(e.rewards) == most]  # what halving dropped was tried by fewer adapters
             means = [e.reward for e in group]
             if self.options.rule == "group_relative":
                 weights |= {e.rollout.id: w for e, w in zip(group, _rewards.relative(means), strict=True)}
@@ -250,17 +274,20 @@ class Selfedit:
                        parents=(r.id,))  # fmt: skip
 
     def at_random(self, groups: Sequence[Group], bench: Bench) -> Iterable[Example]:
-        """One edit at random of as many passages: what learning to write gives, whatever is chosen."""
+        """The same weights as in ``harvest``, shuffled among the edits of each document: as many are learned, of the
+        same documents, whatever helped."""
         rng = random.Random(seed_for(bench.seed, "random edits"))
-        by_passage = _by_document(self._edits)
-        chosen = [rng.choice(g) for g in rng.sample(by_passage, min(len(self._learned), len(by_passage)))]
-        return [self._example(e, 1.0) for e in chosen]
+        shuffled: list[Example] = []
+        for group in _by_document(self._edits):
+            weights = [self._weight.get(e.rollout.id, 0.0) for e in group]
+            rng.shuffle(weights)
+            shuffled += [self._example(e, w) for e, w in zip(group, weights, strict=True) if w]
+        return shuffled
 
     # ------------------------------------------------------------ record
 
     def _record(self, edits: Sequence[Edit], weights: Sequence[float], base: dict[str, float], bench: Bench) -> None:
-        tables = [np.array([e.rewards for e in g if len(e.rewards) == self.options.seeds]) for g in _by_document(edits)]
-        tables = [t for t in tables if t.size]
+        tables = [] if self.options.halving else [np.array([e.rewards for e in g]) for g in _by_document(edits)]
         kept = [e for e, w in zip(edits, weights, strict=True) if w > 0]
         found = {
             "without an edit": _mean([*base.values()]),
@@ -272,11 +299,10 @@ class Selfedit:
             "statements supported, of all edits": _supported(edits),
             "statements supported, of learned edits": _supported(kept),
         }
+        without = {name: f"without an edit {reward:.4g}; " for name, reward in base.items()}
         said = [
             Verdict(e.rollout.id, f"reward:{self.options.reward}", w > 0,
-                    f"{len(e.rewards)} rewards; without an edit {base.get(e.document.id, math.nan):.4g}; "
-                    f"weight {w:.3g}",
-                    f"{e.reward:.6g}")
+                    f"{len(e.rewards)} rewards; {without.get(e.document.id, '')}weight {w:.3g}", f"{e.reward:.6g}")
             for e, w in zip(edits, weights, strict=True)
         ]  # fmt: skip
         bench.record("rewards", {name: m for name, m in found.items() if m is not None}, said)
