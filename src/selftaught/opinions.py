@@ -24,13 +24,13 @@ class Opinions:
     """Of one run. ``judge`` is asked greedily, each question once."""
 
     def __init__(self, source: TaskSet, judge: Role | None, seed: int, stop: StopToken = never) -> None:
-        self._supports, self._judge, self._seed, self._stop = source.supports, judge, seed, stop
+        self._source, self._judge, self._seed, self._stop = source, judge, seed, stop
         self._said: dict[str, str] = {}
 
     def support(self, pairs: Sequence[tuple[str, Document]]) -> list[Support | None]:
         """What a document says of a statement; None where nothing is stated, or nobody can tell."""
-        if self._supports is not None:
-            return [self._supports(statement, document) for statement, document in pairs]
+        if (supports := self._source.supports) is not None:
+            return [supports(statement, document) for statement, document in pairs]
         said = self._read([judging.support_task(s, d) for s, d in pairs], judging.read_support)
         return cast(list[Support | None], said)
 
@@ -41,7 +41,7 @@ class Opinions:
 
     def settled(self, doubts: Sequence[tuple[Task, str]]) -> list[bool | None]:
         """Whether an answer that a checker doubts is right."""
-        asked = [judging.dispute_task(t.question, [t.answer or ""], answer) for t, answer in doubts]
+        asked = [judging.dispute_task(t.question, self._source.golds(t), answer) for t, answer in doubts]
         return self._read(asked, judging.read_yes)
 
     def _read(self, tasks: Sequence[Task], read: Callable[[str], T | None]) -> list[T | None]:

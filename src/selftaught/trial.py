@@ -64,14 +64,11 @@ class Tryer:
         if self.judge is None:
             return said
         pairs = [(q, r) for t, rows in zip(trials, said, strict=True) for q, r in zip(t.questions, rows, strict=True)]
-        asked = [(q, r) for q, r in pairs if r.error is None and self._doubted(q, r)]
+        given = [(q, r, r.answer) for q, r in pairs if r.error is None and r.answer is not None]
+        asked = [(q, r) for q, r, answer in given if self.source.doubted(q, answer)]
         found = self.opinions.settled([(q, r.text.strip()) for q, r in asked])
         new = {id(r): replace(r, right=float(yes)) for (_, r), yes in zip(asked, found, strict=True) if yes is not None}
         return [tuple(new.get(id(r), r) for r in rows) for rows in said]
-
-    def _doubted(self, task: Task, row: Tried) -> bool:
-        doubts = self.source.checkers[task.checker].doubts
-        return doubts is not None and row.answer is not None and doubts(row.answer, task.answer or "")
 
     def _run(self, checkpoint: Checkpoint, trials: Sequence[Trial]) -> list[tuple[Tried, ...]]:
         keys = [digest(checkpoint.digest, self.key, t.id) for t in trials]
