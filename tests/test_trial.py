@@ -69,7 +69,8 @@ def every(source: TaskSet, place: RunBench, seeds: int = 2) -> list[Trial]:
     """The passage, and the passage with its statements, of every document that may be learned from."""
     return [
         Trial(METHOD.lessons(edit, d, place.tokens), questions_of(source, d.id), k)
-        for d in place.documents.values()
+        for d in map(source.documents.get, place.documents)
+        if d is not None
         for edit in ("", "\n".join(d.oracle))
         for k in range(seeds)
     ]

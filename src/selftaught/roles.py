@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from selftaught import load
-from selftaught.config import Recipe, Served
+from selftaught.config import Recipe, RolesConfig, Served
 from selftaught.engines.base import Engine, Generates, Tokens
 from selftaught.errors import RecipeError
 from selftaught.methods.base import Method
@@ -96,6 +96,11 @@ def planned(recipe: Recipe, method: Method, questions: int) -> tuple[str, ...]:
 
 
 def _check_terms(recipe: Recipe, name: str, terms: Any) -> None:
+    if terms.reload and name in ("judge", "editor"):
+        raise RecipeError(
+            f"roles.{name}.reload: reload serves the student, and whoever has this role stays the same in every round.",
+            hint="Leave reload out.",
+        )
     if terms.reload and recipe.train.kind != "lora":
         raise RecipeError(
             f"roles.{name}.reload loads adapters into the server, and train.kind={recipe.train.kind} makes none.",
@@ -144,15 +149,21 @@ def written_by(recipe: Recipe) -> str:
     return f"{name} writes what is learned from; what really answers there cannot be checked"
 
 
-def money(recipe: Recipe, counts: Sequence[Mapping[str, int]]) -> float:
-    """What the servers' tokens in the ``counts`` of rounds cost, by the prices of the recipe."""
-    total = 0.0
+def taken(facts: Mapping[str, Any]) -> dict[str, int]:
+    """What roles gave out for a unit, from its facts: "NAME: prompt tokens" and the like."""
+    found = {name: facts[name] for name in RolesConfig.model_fields if name in facts}
+    return {f"{name}: {what}": count for name, counts in found.items() for what, count in counts.items()}
+
+
+def money(recipe: Recipe, counts: Sequence[Mapping[str, int]]) -> dict[str, float]:
+    """Role -> what its server's tokens in ``counts`` (of rounds and units) cost, by the prices of the recipe."""
+    found = {}
     for name, who in recipe.roles.given.items():
         if isinstance(who, Served):
             terms = load.make("engines", who).options
             tokens = (sum(c.get(f"{name}: {kind} tokens", 0) for c in counts) for kind in ("prompt", "completion"))
-            total += terms.price(*tokens)
-    return total
+            found[name] = terms.price(*tokens)
+    return found
 
 
 # ---------------------------------------------------------------- tokens
