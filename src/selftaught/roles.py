@@ -15,7 +15,7 @@ from selftaught import load
 from selftaught.config import Recipe, RolesConfig, Served
 from selftaught.engines.base import Engine, Generates, Tokens
 from selftaught.errors import RecipeError
-from selftaught.methods.base import Method
+from selftaught.methods.base import Method, most_samples
 from selftaught.replies import NAME, Replies
 from selftaught.types import Checkpoint, Rollout, Task, digest
 
@@ -83,12 +83,22 @@ def check(recipe: Recipe, method: Method, engine: Engine) -> tuple[str, ...]:
 
 def planned(recipe: Recipe, method: Method, questions: int) -> tuple[str, ...]:
     """What a server as the source may be asked for by a run on so many training questions (of a method that reads them,
-    documents), in words.
+    documents), and which others are asked for more than is planned, in words.
     """
+    served = {name for name, who in recipe.roles.given.items() if isinstance(who, Served)}
+    others = tuple(
+        f"roles.{name}: what it costs is not in this plan; budget.money is the most that all may cost"
+        for name in ("judge", "editor", "labeller")
+        if name in served
+    )
+    return (*_source_planned(recipe, method, questions), *others)
+
+
+def _source_planned(recipe: Recipe, method: Method, questions: int) -> tuple[str, ...]:
     who = recipe.roles.source
     if not isinstance(who, Served):
         return ()
-    samples = recipe.rounds * min(questions, recipe.round_questions or questions) * method.most()[0]
+    samples = recipe.rounds * most_samples(method, min(questions, recipe.round_questions or questions))
     tokens = samples * method.sampling().max_tokens
     cost = load.make("engines", who).options.price(0, tokens)
     said = f"roles.source: up to {samples:,} samples of {tokens:,} tokens in all"
