@@ -1,6 +1,7 @@
 """A scripted model server that misbehaves on request, for tests of endpoints.
 
-It answers sums, rightly most of the time, by the seed it is sent, and writes questions about passages. ``faults`` says
+It answers sums, rightly most of the time, by the seed it is sent, writes questions about passages, and says yes to
+every disputed answer. ``faults`` says
 what to do with the next requests for a completion, one word each; when they are used up it does ``then``. Everything it
 was sent is in ``asked``.
 """
@@ -70,6 +71,8 @@ def serving(*faults: str, then: str = "ok", skill: float = 1.0) -> Iterator[Fake
 def said(question: str, seed: int, skill: float) -> str:
     if (written := questions(question, Mind(skill))) is not None:
         return written
+    if question.endswith("Reply with one word: yes or no."):
+        return "yes"
     numbers = [int(n) for n in re.findall(r"\d+", question)]
     rng = random.Random(seed)
     total = sum(numbers) + (0 if rng.random() < skill else rng.choice([-10, -2, -1, 1, 2, 10]))

@@ -18,6 +18,7 @@ from selftaught.methods.selfedit import Selfedit
 from selftaught.opinions import Opinions
 from selftaught.roles import Role
 from selftaught.tasks._checkers import checker
+from selftaught.tasks._graders import accepting
 from selftaught.trial import Tryer
 from selftaught.types import Checkpoint, Document, Task
 
@@ -57,11 +58,9 @@ def test_a_world_knows_and_nobody_else_is_asked() -> None:
 
 
 def test_elsewhere_the_judge_is_asked_each_thing_once() -> None:
-    role, engine = judge(hot="Supported.", blue="It is contradicted by the passage", cheap="who knows")
+    role, engine = judge(**{"It is hot!": "Supported.", "It is blue.": "contradicted", "It is cheap.": "who knows"})
     opinions = Opinions(papers.world(), role, 0)
     pairs = [("It is hot!", TEA), ("It is blue.", TEA), ("It is cheap.", TEA), ("It is hot!", TEA)]
-    expected = ["supported", "supported", "supported", "supported"]
-    engine.replies = {"It is hot!": "Supported.", "It is blue.": "contradicted", "It is cheap.": "who knows"}
     expected = ["supported", "contradicted", None, "supported"]
     assert opinions.support(pairs) == expected
     assert opinions.support(pairs[:2]) == expected[:2]
@@ -83,9 +82,9 @@ def test_marks_are_read_from_a_judges_reply() -> None:
 # ---------------------------------------------------------------- disputes between answers
 
 
-def tried(role: Role | None, answers: dict[str, str]) -> list[float]:
-    """Whether these answers to questions whose gold is "Marie Curie" count as right."""
-    source = replace(papers.world(train=1), checkers={"recall": checker("recall")})
+def tried(role: Role | None, answers: dict[str, str], *others: str) -> list[float]:
+    """Whether these answers to questions whose gold is "Marie Curie", or one of ``others``, count as right."""
+    source = replace(papers.world(train=1), checkers={"recall": accepting(checker("recall"), {"": others})})
     engine = Saying(**{f"question {i}": answer for i, answer in enumerate(answers.values())})
     tokens = engine.tokens(Checkpoint("m", "scripted:0.5"))
     method = Selfedit(Selfedit.Options())
@@ -124,6 +123,14 @@ def test_a_judge_decides_what_the_checker_doubts_and_nothing_else() -> None:
     role, engine = judge(Einstein="no", Curie="yes")
     assert tried(role, ANSWERS) == [1.0, 1.0, 0.0, 0.0]
     assert len(engine.prompts) == 2, "clear answers cost nothing"
+
+
+def test_a_judge_sees_every_right_answer_and_overrules_none() -> None:
+    role, engine = judge(Einstein="no", Curie="no")
+    answers = {"other": "the wife of Pierre Curie", "half": "Curie", "none": "Einstein"}
+    assert tried(role, answers, "wife of Pierre Curie", "Sklodowska") == [1.0, 0.0, 0.0]
+    [asked] = engine.prompts
+    assert all(gold in asked for gold in ("<<<\nMarie Curie\n", "<<<\nwife of Pierre Curie\n", "<<<\nSklodowska\n"))
 
 
 def test_a_judge_that_says_nothing_useful_changes_nothing() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
@@ -20,9 +20,9 @@ from selftaught.errors import IntegrityError, Stopped
 from selftaught.methods.base import Trial
 from selftaught.methods.selfedit import Selfedit
 from selftaught.rows import read_rows
-from selftaught.store import Store
+from selftaught.store import Store, read_lines
 from selftaught.tasks.base import TaskSet
-from selftaught.trial import LOST, NAME, NO_ROOM, Tryer, tuning
+from selftaught.trial import LOST, NAME, NO_ROOM, Tryer, as_line, read_trials, tuning
 from selftaught.types import Checkpoint, Task, Tried, Verdict
 from selftaught.view import Silent
 
@@ -69,7 +69,8 @@ def every(source: TaskSet, place: RunBench, seeds: int = 2) -> list[Trial]:
     """The passage, and the passage with its statements, of every document that may be learned from."""
     return [
         Trial(METHOD.lessons(edit, d, place.tokens), questions_of(source, d.id), k)
-        for d in place.documents.values()
+        for d in map(source.documents.get, place.documents)
+        if d is not None
         for edit in ("", "\n".join(d.oracle))
         for k in range(seeds)
     ]
@@ -100,6 +101,8 @@ def test_held_out_documents_are_none_of_a_methods(store: Store) -> None:
     source = papers.world(train=2, dev=3, vault=3)
     place = bench(store, source, Counting())
     assert set(place.documents) == {"thing0", "thing1"}
+    assert source.documents["thing0"].oracle
+    assert not any(d.oracle for d in place.documents.values()), "which are answers in other words"
     with pytest.raises(IntegrityError, match="held-out question"):
         place.trials([Trial((), source.dev[:1])])
 
@@ -160,6 +163,38 @@ def test_a_torn_line_is_run_again_and_a_foreign_one_refused(store: Store) -> Non
     path.write_text(json.dumps({"trial": "x", "rows": [{"what": 1}]}) + "\n")
     with pytest.raises(IntegrityError, match=r"trials.jsonl, line 1: not a trial"):
         bench(store, source, Counting())
+
+
+def edited(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    lines = read_lines(path)
+    change(lines[0])
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+def all_right(line: dict[str, Any]) -> None:
+    for row in line["rows"]:
+        row["right"] = 1.0
+
+
+@pytest.mark.parametrize("change", [all_right, lambda line: line["rows"].pop(), lambda line: line.pop("digest")])
+def test_a_line_that_was_changed_is_refused(store: Store, change: Callable[[dict[str, Any]], object]) -> None:
+    source = papers.world(train=1)
+    bench(store, source, Counting()).trials([Trial((), questions_of(source, "thing0"))])
+    edited(store.folder / NAME, change)
+    with pytest.raises(IntegrityError, match="line 1: not as it was written") as error:
+        bench(store, source, Counting())
+    assert "tried again" in error.value.hint
+
+
+def test_a_line_with_answers_to_other_questions_is_refused(store: Store) -> None:
+    source = papers.world(train=1)
+    trial = Trial((), questions_of(source, "thing0"))
+    bench(store, source, Counting()).trials([trial])
+    [(key, rows)] = read_trials(store.folder / NAME).items()
+    (store.folder / NAME).write_text(json.dumps(as_line(key, rows[:1])) + "\n")
+    place = bench(store, source, Counting())
+    with pytest.raises(IntegrityError, match="other questions than it was asked"):
+        place._tryer.run(place._parent, [trial])  # type: ignore[union-attr]
 
 
 # ---------------------------------------------------------------- what goes wrong

@@ -15,7 +15,7 @@ from selftaught.engines.base import Generates, Tokens
 from selftaught.evaluate import mean, proportion, report_of
 from selftaught.methods.base import Studies, Trial
 from selftaught.retrieval import Retriever
-from selftaught.rollout import rollout
+from selftaught.rollout import TRUNCATED, rollout
 from selftaught.tasks.base import NO_CHECKER
 from selftaught.trial import Tryer
 from selftaught.types import Checkpoint, Document, Example, Item, Report, Rollout, Task, Tried
@@ -57,7 +57,7 @@ def adapt(
     """
     asked = by_document(tasks, tryer.source.documents)
     edits = _write(tryer, writer, asked, seed) if writer else []
-    arm = _Arm(tryer, control, _cleaned(tryer, edits))
+    arm = _Arm(tryer, control, _cleaned(tryer, edits, writer.tokens) if writer else {})
     trials = [arm.trial(d, asked[d.id], k) for d in _documents(tryer, asked) for k in range(arm.seeds)]
     said = tryer.run(checkpoint, trials)
     rows: dict[str, list[Tried]] = {}
@@ -96,11 +96,11 @@ def _write(tryer: Tryer, writer: Writer, asked: Mapping[str, Sequence[Task]], se
     )
 
 
-def _cleaned(tryer: Tryer, edits: Sequence[Rollout]) -> dict[tuple[str, int], str]:
-    """(document, number) -> an edit as its adapter learns it."""
+def _cleaned(tryer: Tryer, edits: Sequence[Rollout], tokens: Tokens) -> dict[tuple[str, int], str]:
+    """(document, number) -> an edit as its adapter learns it. ``tokens`` are the writer's."""
     method = cast(Studies, tryer.method)
     documents = {method.study(d).id: d for d in tryer.source.documents.values()}
-    said = [(tryer.tokens.said(e.prompt_ids, e.text) or "", documents[e.task_id]) for e in edits]
+    said = [(tokens.said(e.prompt_ids, e.text) or "", documents[e.task_id]) for e in edits]
     clean = method.cleaned(said, tryer.opinions.support)
     return {(documents[e.task_id].id, e.index): text for e, text in zip(edits, clean, strict=True)}
 
@@ -150,7 +150,7 @@ def _report(
 ) -> Adapted:
     groups = [t.group for t in tasks]
     right, loglik = ([fmean(getattr(r, name) for r in some) for some in rows] for name in ("right", "loglik"))
-    empty = [fmean(float(not r.text.strip()) for r in some) for some in rows]
+    empty = [fmean(float(r.error in (None, TRUNCATED) and not r.text.strip()) for r in some) for some in rows]
     metrics = {
         "accuracy": proportion(right, groups),
         "loglik": mean(loglik, groups),

@@ -16,7 +16,7 @@ from selftaught.engines.base import Engine, StopToken
 from selftaught.errors import IntegrityError
 from selftaught.methods.base import Group, Trial
 from selftaught.opinions import Opinions
-from selftaught.roles import STUDENT, Role, retokenised
+from selftaught.roles import STUDENT, Role, retokenised, taken
 from selftaught.rollout import TRUNCATED, rollout
 from selftaught.rows import read_rows, write_report, write_rows
 from selftaught.stopping import heeding
@@ -65,7 +65,8 @@ class RunBench:
     ) -> None:
         self.seed = seed
         self.tasks = without_answers(tasks.train)
-        self.documents: Mapping[str, Document] = {d.id: d for d in tasks.documents.values() if d.split == "train"}
+        learned = [d for d in tasks.documents.values() if d.split == "train"]
+        self.documents: Mapping[str, Document] = {d.id: replace(d, oracle=()) for d in learned}  # which are answers
         self.tokens = engine.tokens(parent)
         self.counts: Counter[str] = Counter()
         self.labels_read = False  # gold answers are given away nowhere; an answer that a person gave is a label
@@ -148,11 +149,13 @@ class RunBench:
         self._opined += 1
 
         def make(out: Path) -> Mapping[str, Any]:
+            counted = self._opinions.counting()
             said = ask(pairs)
             write_file(out / "said.json", canonical(said))
-            return {"name": name, "texts": len(said)}
+            return {"name": name, "texts": len(said), **counted()}
 
         unit = self._store.unit("opinions", digest(name, key), place, make)
+        self._note_others(unit.facts)
         found: list[V] = json.loads((unit.folder / "said.json").read_text(encoding="utf-8"))
         return found
 
@@ -167,14 +170,16 @@ class RunBench:
         self.labels_read = self.labels_read or any(q.id in given for t in asked for q in t.questions)
 
         def make(out: Path) -> Mapping[str, Any]:
+            counted = tryer.opinions.counting()
             rows = tryer.run(self._parent, asked)
             write_rows(out / "rows.parquet", Tried, [r for some in rows for r in some])
             different = {t.id: t for t in asked}.values()
             learned = sum(tryer.config.epochs * len(e.completion_ids) for t in different for e in t.examples)
-            return {"trials": len(different), "questions": sum(map(len, rows)), "tokens": learned}
+            return {"trials": len(different), "questions": sum(map(len, rows)), "tokens": learned, **counted()}
 
         key = digest(self._parent.digest, self.seed, tryer.key, [t.id for t in asked])
         unit = self._store.unit("trials", key, place, make)
+        self._note_others(unit.facts)
         rows = iter(read_rows(unit.folder / "rows.parquet", Tried))
         return [tuple(islice(rows, len(t.questions))) for t in asked]
 
@@ -189,6 +194,11 @@ class RunBench:
 
         key = digest(as_json(report), [as_json(v) for v in verdicts])
         self._store.unit("findings", key, f"{self._place}/findings/{name}", make)
+
+    def _note_others(self, facts: Mapping[str, Any]) -> None:
+        """What others than the student gave out for a unit."""
+        for what, count in taken(facts).items():
+            self.note(what, count)
 
     def _refuse_heldout(self, tasks: Sequence[Task]) -> None:
         shown = [t for t in tasks if self._heldout.shows(t.prompt)]
@@ -239,8 +249,7 @@ class RunBench:
             }
 
         unit = self._store.unit("rollouts", key, place, make)
-        for what, count in unit.facts.get(who.name, {}).items():
-            self.note(f"{who.name}: {what}", count)
+        self._note_others(unit.facts)
         return read_rows(unit.folder / "rows.parquet", Rollout)
 
 

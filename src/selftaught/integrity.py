@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,9 @@ from selftaught.errors import IntegrityError, SelftaughtError
 from selftaught.evaluate import METRIC_OF, main_metric
 from selftaught.rows import read_rows
 from selftaught.store import GENESIS, file_digest, linked, read_lines
-from selftaught.types import Decision, Example, Item, Report, Round, Verdict
+from selftaught.trial import NAME as TRIALS
+from selftaught.trial import read_trials
+from selftaught.types import Decision, Example, Item, Report, Round, Tried, Verdict
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,7 @@ def verify(folder: Path, head: str | None = None) -> list[Check]:
         ("counts", _counts),
         ("weights", _weights),
         ("answers", _answers),
+        ("trials", _trials),
         ("decision", _decision),
         ("looks", _looks),
     )
@@ -132,6 +135,24 @@ def _answers(record: ledger.RunRecord) -> Iterable[str]:
             yield f"{folder}: the report's scores are not those of its items"
         elif items and not math.isclose(main_metric(report).value, sum(report.scores) / len(items), abs_tol=1e-9):
             yield f"{folder}: the report's {METRIC_OF[report.unit]} is not the mean of its scores"
+
+
+def _trials(record: ledger.RunRecord) -> Iterable[str]:
+    """What adapters said, where it is kept beside the chain, is as it was written, and holds what the units hold."""
+    path = record.path / TRIALS
+    if not path.exists():
+        return
+    judged = record.recipe.roles.judge is not None  # who says what is right in the units, and not in the file
+
+    def plain(row: Tried) -> Tried:
+        return replace(row, right=0.0) if judged else row
+
+    kept = {plain(r) for rows in read_trials(path).values() for r in rows}
+    for entry in record.units("trials"):
+        rows = read_rows(record.path / entry["place"] / "rows.parquet", Tried)
+        lacking = sum(plain(r) not in kept for r in rows)
+        if lacking:
+            yield f"{lacking} of {len(rows)} answers of {entry['place']} do not stand in {path}"
 
 
 def _decision(record: ledger.RunRecord) -> Iterable[str]:

@@ -90,15 +90,17 @@ class Judge:
     def _control(self, out: Path, control: str, checkpoint: Checkpoint) -> Mapping[str, Any]:
         s = self.setting
         writer = Writer(s.engine, checkpoint, s.tokens) if control == "random_edits" else None
-        if control == "editor":
-            role = s.roles["editor"]
-            writer = Writer(role.engine, role.checkpoint, role.tokens)
+        used, editor = Counter[str](), s.roles["editor"] if control == "editor" else None
+        if editor is not None:
+            writer, used = Writer(editor.engine, editor.checkpoint, editor.tokens), editor.used.copy()
         metric = s.recipe.gate.primary.metric
+        counted = s.tryer.opinions.counting()
         found = adapt(s.tryer, checkpoint, "dev", s.tasks.dev, metric, s.recipe.seed, writer, control)
         write_rows(out / "rows.parquet", Rollout, found.edits)
         write_rows(out / "items.parquet", Item, found.items)
         write_report(out / "report.json", found.report)
-        return {"control": control, "suite": "dev", metric: round(main_metric(found.report).value, 6)}
+        facts = {"control": control, "suite": "dev", metric: round(main_metric(found.report).value, 6), **counted()}
+        return facts | ({editor.name: dict(editor.used - used)} if editor is not None else {})
 
     # ------------------------------------------------------------ texts
 
@@ -200,6 +202,7 @@ class Judge:
         self, out: Path, checkpoint: Checkpoint, role: str, suite: str, tasks: Sequence[Task], metric: str
     ) -> Mapping[str, Any]:
         s = self.setting
+        counted = s.tryer.opinions.counting() if self._adapts(suite) else dict[str, Any]
         with _blaming(role):
             found = measure(
                 s.engine,
@@ -219,7 +222,7 @@ class Judge:
             write_rows(out / "rows.parquet", Rollout, found.rollouts)
         write_rows(out / "items.parquet", Item, found.items)
         write_report(out / "report.json", found.report)
-        return {"role": role, "suite": suite, metric: round(main_metric(found.report).value, 6)}
+        return {"role": role, "suite": suite, metric: round(main_metric(found.report).value, 6), **counted()}
 
 
 def _said(role: str, report: Report) -> str:

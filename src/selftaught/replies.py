@@ -16,6 +16,14 @@ from selftaught.store import append_line, mend, read_lines
 
 NAME = "replies.jsonl"
 
+# Why there is no reply, though there may be one another time.
+NO_REPLY = "no reply in time"
+NO_CONNECTION = "the connection failed"
+BUSY = "the server was busy"
+MALFORMED = "malformed reply"
+SPENT = "budget.money was spent"
+PASSING = (NO_REPLY, NO_CONNECTION, BUSY, MALFORMED, SPENT)
+
 
 @dataclass(frozen=True)
 class Reply:

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from selftaught import load
-from selftaught.config import Recipe, Served
+from selftaught.config import Recipe, RolesConfig, Served
 from selftaught.engines.base import Engine, Generates, Tokens
 from selftaught.errors import RecipeError
-from selftaught.methods.base import Method
+from selftaught.methods.base import Method, most_samples
 from selftaught.replies import NAME, Replies
 from selftaught.types import Checkpoint, Rollout, Task, digest
 
@@ -83,12 +83,22 @@ def check(recipe: Recipe, method: Method, engine: Engine) -> tuple[str, ...]:
 
 def planned(recipe: Recipe, method: Method, questions: int) -> tuple[str, ...]:
     """What a server as the source may be asked for by a run on so many training questions (of a method that reads them,
-    documents), in words.
+    documents), and which others are asked for more than is planned, in words.
     """
+    served = {name for name, who in recipe.roles.given.items() if isinstance(who, Served)}
+    others = tuple(
+        f"roles.{name}: what it costs is not in this plan; budget.money is the most that all may cost"
+        for name in ("judge", "editor", "labeller")
+        if name in served
+    )
+    return (*_source_planned(recipe, method, questions), *others)
+
+
+def _source_planned(recipe: Recipe, method: Method, questions: int) -> tuple[str, ...]:
     who = recipe.roles.source
     if not isinstance(who, Served):
         return ()
-    samples = recipe.rounds * min(questions, recipe.round_questions or questions) * method.most()[0]
+    samples = recipe.rounds * most_samples(method, min(questions, recipe.round_questions or questions))
     tokens = samples * method.sampling().max_tokens
     cost = load.make("engines", who).options.price(0, tokens)
     said = f"roles.source: up to {samples:,} samples of {tokens:,} tokens in all"
@@ -96,6 +106,11 @@ def planned(recipe: Recipe, method: Method, questions: int) -> tuple[str, ...]:
 
 
 def _check_terms(recipe: Recipe, name: str, terms: Any) -> None:
+    if terms.reload and name in ("judge", "editor"):
+        raise RecipeError(
+            f"roles.{name}.reload: reload serves the student, and whoever has this role stays the same in every round.",
+            hint="Leave reload out.",
+        )
     if terms.reload and recipe.train.kind != "lora":
         raise RecipeError(
             f"roles.{name}.reload loads adapters into the server, and train.kind={recipe.train.kind} makes none.",
@@ -144,15 +159,21 @@ def written_by(recipe: Recipe) -> str:
     return f"{name} writes what is learned from; what really answers there cannot be checked"
 
 
-def money(recipe: Recipe, counts: Sequence[Mapping[str, int]]) -> float:
-    """What the servers' tokens in the ``counts`` of rounds cost, by the prices of the recipe."""
-    total = 0.0
+def taken(facts: Mapping[str, Any]) -> dict[str, int]:
+    """What roles gave out for a unit, from its facts: "NAME: prompt tokens" and the like."""
+    found = {name: facts[name] for name in RolesConfig.model_fields if name in facts}
+    return {f"{name}: {what}": count for name, counts in found.items() for what, count in counts.items()}
+
+
+def money(recipe: Recipe, counts: Sequence[Mapping[str, int]]) -> dict[str, float]:
+    """Role -> what its server's tokens in ``counts`` (of rounds and units) cost, by the prices of the recipe."""
+    found = {}
     for name, who in recipe.roles.given.items():
         if isinstance(who, Served):
             terms = load.make("engines", who).options
             tokens = (sum(c.get(f"{name}: {kind} tokens", 0) for c in counts) for kind in ("prompt", "completion"))
-            total += terms.price(*tokens)
-    return total
+            found[name] = terms.price(*tokens)
+    return found
 
 
 # ---------------------------------------------------------------- tokens

@@ -19,7 +19,7 @@ from selftaught.figures import change, changed, interval, measure
 from selftaught.findings import Found, findings
 from selftaught.ledger import EXIT_CODES, GOOD, RunRecord
 from selftaught.pairs import flips, pairs
-from selftaught.roles import money, written_by
+from selftaught.roles import money, taken, written_by
 from selftaught.types import Metric, Report, Round, Rule
 from selftaught.visible import printable
 
@@ -142,10 +142,16 @@ def whereabouts(record: RunRecord) -> str:
 def author(record: RunRecord) -> str:
     """Who wrote what was learned, where it was not the model here, and what is asked, and what that cost."""
     said, asked = written_by(record.recipe), record.facts("questions")
-    cost = money(record.recipe, [*(r.counts for r in record.rounds), asked.get("used", {})])
+    units = [taken(e["facts"]) for kind in ("evaluation", "control") for e in record.units(kind)]
+    costs = money(record.recipe, [*(r.counts for r in record.rounds), asked.get("used", {}), *units])
+    others = {name: costs.pop(name, 0.0) for name in ("judge", "editor")}
+    cost = sum(costs.values())
     parts = [f"{said[0].upper()}{said[1:]}."] if said else []
     parts += [f"Questions about documents, with their answers, were written by {asked['by']}."] if asked else []
     parts += [f"Its tokens cost {cost:.4g} by the prices of the recipe."] if parts and cost else []
+    parts += [
+        f"The tokens of roles.{name} cost {c:.4g} by the prices of the recipe." for name, c in others.items() if c
+    ]
     return " ".join(parts)
 
 

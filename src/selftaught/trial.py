@@ -10,6 +10,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from selftaught.config import TrialConfig
 from selftaught.engines.base import Completion, StopToken, Tokens, TrialJob, Trialled, Tries, TuneJob, never
@@ -25,6 +26,7 @@ from selftaught.view import Silent, View
 
 NAME = "trials.jsonl"
 NO_ROOM = "question longer than the context"
+HINT = "Restore the file, or remove it: what is in no finished unit is tried again."
 LOST = -20.0  # nats per token: what counts where there is no log-probability, below every real one
 
 
@@ -48,7 +50,7 @@ class Tryer:
         self._known: dict[str, tuple[Tried, ...]] = {}
         if self.path is not None:
             mend(self.path)
-            self._known = _read(self.path)
+            self._known = read_trials(self.path)
 
     @property
     def key(self) -> str:
@@ -64,14 +66,11 @@ class Tryer:
         if self.judge is None:
             return said
         pairs = [(q, r) for t, rows in zip(trials, said, strict=True) for q, r in zip(t.questions, rows, strict=True)]
-        asked = [(q, r) for q, r in pairs if r.error is None and self._doubted(q, r)]
+        given = [(q, r, r.answer) for q, r in pairs if r.error is None and r.answer is not None]
+        asked = [(q, r) for q, r, answer in given if self.source.doubted(q, answer)]
         found = self.opinions.settled([(q, r.text.strip()) for q, r in asked])
         new = {id(r): replace(r, right=float(yes)) for (_, r), yes in zip(asked, found, strict=True) if yes is not None}
         return [tuple(new.get(id(r), r) for r in rows) for rows in said]
-
-    def _doubted(self, task: Task, row: Tried) -> bool:
-        doubts = self.source.checkers[task.checker].doubts
-        return doubts is not None and row.answer is not None and doubts(row.answer, task.answer or "")
 
     def _run(self, checkpoint: Checkpoint, trials: Sequence[Trial]) -> list[tuple[Tried, ...]]:
         keys = [digest(checkpoint.digest, self.key, t.id) for t in trials]
@@ -80,12 +79,18 @@ class Tryer:
         names = list(new)
         for index, done in self.engine.trials(jobs, stop=self.stop, progress=self.view.progress):
             self._keep(names[index], tuple(self._said(new[names[index]], done)))
-        return [self._known[key] for key in keys]
+        found = [self._known[key] for key in keys]
+        for trial, rows in zip(trials, found, strict=True):
+            if [(r.trial, r.task_id) for r in rows] != [(trial.id, q.id) for q in trial.questions]:
+                raise IntegrityError(
+                    f"{self.path}: a trial with answers to other questions than it was asked.", hint=HINT
+                )
+        return found
 
     def _keep(self, key: str, rows: tuple[Tried, ...]) -> None:
         self._known[key] = rows
         if self.path is not None:
-            append_line(self.path, {"trial": key, "rows": [as_json(r) for r in rows]})
+            append_line(self.path, as_line(key, rows))
 
     def _job(self, checkpoint: Checkpoint, trial: Trial) -> TrialJob:
         asked = [pair for t in trial.questions if (pair := self._fitting(t))]
@@ -161,14 +166,22 @@ def with_gold(task: Task, method: Method, tokens: Tokens) -> tuple[tuple[int, ..
     return tokens.encode(prompt), tokens.encode_completion(tokens.lead(prompt) + (task.answer or ""))
 
 
-def _read(path: Path) -> dict[str, tuple[Tried, ...]]:
+def as_line(key: str, rows: Sequence[Tried]) -> dict[str, Any]:
+    """A finished trial as it is kept. ``digest`` shows that a line was changed, though not that it was made anew."""
+    said = [as_json(r) for r in rows]
+    return {"trial": key, "rows": said, "digest": digest(key, said)}
+
+
+def read_trials(path: Path) -> dict[str, tuple[Tried, ...]]:
+    """Finished trials, before a judge said anything. Raises IntegrityError for a line that is not as it was written."""
     found = {}
     for number, line in enumerate(read_lines(path), start=1):
         try:
-            found[str(line["trial"])] = tuple(Tried(**row) for row in line["rows"])
+            key, rows = str(line["trial"]), tuple(Tried(**row) for row in line["rows"])
+            same = line == as_line(key, rows)
         except (KeyError, TypeError) as error:
-            raise IntegrityError(
-                f"{path}, line {number}: not a trial.",
-                hint="Restore the file, or remove it: what is in no finished unit is tried again.",
-            ) from error
+            raise IntegrityError(f"{path}, line {number}: not a trial.", hint=HINT) from error
+        if not same:
+            raise IntegrityError(f"{path}, line {number}: not as it was written.", hint=HINT)
+        found[key] = rows
     return found

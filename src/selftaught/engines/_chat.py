@@ -19,18 +19,14 @@ from pydantic import Field, field_validator
 
 from selftaught.config import PromptConfig, Section
 from selftaught.errors import EndpointError
-from selftaught.replies import Replies, Reply
+from selftaught.replies import BUSY, MALFORMED, NO_CONNECTION, NO_REPLY, SPENT, Replies, Reply
 from selftaught.types import canonical, digest, seed_for
 from selftaught.visible import printable
 
-# Why a request failed: few words, because they become counts in the record. Details go to the journal.
-NO_REPLY = "no reply in time"
-NO_CONNECTION = "the connection failed"
-BUSY = "the server was busy"
+# Why a request failed: few words, because they become counts in the record (more in replies.py). Details go to the
+# journal.
 REFUSED = "the server refused it"
-MALFORMED = "malformed reply"
 UNFINISHED = "ended for another reason"
-SPENT = "budget.money was spent"
 
 AGAIN = (408, 409, 425, 429)  # and every 5xx: worth another try
 FATAL = {

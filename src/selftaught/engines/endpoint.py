@@ -17,12 +17,12 @@ from typing import Any
 
 from selftaught.config import PromptConfig
 from selftaught.engines._aside import Aside
-from selftaught.engines._chat import REFUSED, SPENT, UNFINISHED, Ask, Client, Failure, Terms
+from selftaught.engines._chat import REFUSED, UNFINISHED, Ask, Client, Failure, Terms
 from selftaught.engines._lora import Adapters
 from selftaught.engines._thoughts import KNOWN, Markers
 from selftaught.engines.base import Completion, Notice, Progress, Request, StopToken, never, quiet, unheard
 from selftaught.errors import EndpointError, RecipeError
-from selftaught.replies import Replies, Reply
+from selftaught.replies import SPENT, Replies, Reply
 from selftaught.types import Checkpoint, Message, digest
 
 SEEDS = 2**31  # llama.cpp reads a seed as 32 bits

@@ -170,3 +170,10 @@ def answering(method: Method) -> Sampling:
     """How a checkpoint is asked a question: greedily, and with the room of a sample unless the method says how much."""
     sampling = method.answering() if isinstance(method, Answers) else method.sampling()
     return replace(sampling, n=1, temperature=0.0)
+
+
+def most_samples(method: Method, questions: int) -> int:
+    """Samples of a round with so many questions, or documents for a method that reads those, at most. One that reads
+    only some of them has ``passages`` among its options."""
+    options = getattr(method, "options", None)
+    return min(questions, getattr(options, "passages", questions)) * method.most()[0]

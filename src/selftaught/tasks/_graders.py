@@ -79,4 +79,8 @@ def accepting(checker: Checker, others: Mapping[str, Sequence[str]]) -> Checker:
         more = [replace(task, answer=gold) for gold in others.get(task.source, ())]
         return max(one(t, text) for t in (task, *more))
 
-    return replace(checker, score=best, digest=digest(checker.digest, {k: list(v) for k, v in others.items()}))
+    def golds(task: Task) -> list[str]:
+        return [task.answer or "", *others.get(task.source, ())]
+
+    name = digest(checker.digest, {k: list(v) for k, v in others.items()})
+    return replace(checker, score=best, golds=golds, digest=name)

@@ -19,9 +19,9 @@ class Checker:
     """``parse`` reads the answer out of a completion (None: there is none, so no vote); ``same`` compares what was
     parsed with a gold answer. ``score``, where there is one, decides what is correct instead of ``same``: a user's
     reward function of (task, completion), correct from CORRECT_SCORE on. ``doubts`` says of a parsed answer and a gold
-    one whether a judge, where there is one, should be asked rather than ``same``. ``digest`` names the code that
-    decides (the SHA-256 of the user's file, "" for the built-in checkers), so that a resumed run can see that it was
-    edited.
+    one whether a judge, where there is one, should be asked rather than ``same``. ``golds``, where there is one, names
+    all right answers of a task that has several. ``digest`` names the code that decides (the SHA-256 of the user's
+    file, "" for the built-in checkers), so that a resumed run can see that it was edited.
     """
 
     name: str
@@ -30,6 +30,7 @@ class Checker:
     score: Judge | None = None
     digest: str = ""
     doubts: Callable[[str, str], bool] | None = None
+    golds: Callable[[Task], Sequence[str]] | None = None
 
 
 NO_CHECKER = Checker("", parse=lambda text: None, same=lambda a, b: False)  # of a task that has no right answer
@@ -78,6 +79,21 @@ class TaskSet:
         if checker.score is not None:
             return parsed, checker.score(task, text)
         return parsed, float(parsed is not None and task.answer is not None and checker.same(parsed, task.answer))
+
+    def golds(self, task: Task) -> Sequence[str]:
+        """Every right answer of a task, its own first."""
+        golds = self.checkers[task.checker].golds
+        return golds(task) if golds is not None else [task.answer or ""]
+
+    def doubted(self, task: Task, answer: str) -> bool:
+        """Whether a judge should say if a parsed answer is right: beside no right answer is it so without doubt, and
+        beside one there is some doubt."""
+        checker = self.checkers[task.checker]
+        if checker.doubts is None:
+            return False
+        doubts = {gold: checker.doubts(answer, gold) for gold in self.golds(task)}
+        sure = any(checker.same(answer, gold) for gold, doubtful in doubts.items() if not doubtful)
+        return any(doubts.values()) and not sure
 
 
 class Source(Protocol):
