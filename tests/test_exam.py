@@ -235,7 +235,8 @@ def test_a_file_put_to_a_run_about_adapters_is_asked_directly_and_that_is_said(
     tell.exam(found)
     assert f"\n  {found.note}\n" in capsys.readouterr().out
     tell.exam(replace(found, note=""))
-    assert "directly" not in capsys.readouterr().out and "\n\n" not in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "directly" not in said and "\n\n" not in said
 
 
 def _test_of(record: ledger.RunRecord) -> tuple[Task, ...]:
