@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+import papers
 import small
 from selftaught import budget, loop
 from selftaught.budget import Pace, shares
@@ -96,6 +97,17 @@ def test_a_trimmed_suite_is_the_beginning_of_the_whole() -> None:
     assert cut.dev == WHOLE.dev[:150]
     assert cut.guards == {"sort": WHOLE.guards["sort"][:50]}
     assert budget.trim(WHOLE, recipe_with(1, 1)) == WHOLE
+
+
+def test_of_questions_about_documents_whole_documents_stay() -> None:
+    whole = papers.world(train=8, dev=10, vault=10)
+    mixed = tuple(t for part in range(4) for t in whole.dev[part::4])  # documents in turn, a question of each
+    whole = replace(whole, dev=mixed, guards={"sort": WHOLE.guards["sort"]})
+    cut = budget.trim(whole, recipe_with(0.25, 0.1))
+    assert cut.dev == tuple(t for t in mixed if t.group == mixed[0].group) and len(cut.dev) == 4
+    assert (len(cut.train), len(cut.vault)) == (8, 4)
+    assert cut.guards == {"sort": WHOLE.guards["sort"][:10]}, "questions about none are cut one by one"
+    assert budget.trim(whole, recipe_with(1, 1)) == whole
 
 
 def test_no_suite_is_cut_to_nothing_and_an_empty_one_stays_empty() -> None:

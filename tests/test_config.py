@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+import papers
+from selftaught import loop
 from selftaught.config import Recipe, apply_overrides, parse_recipe, read_recipe, to_yaml
 from selftaught.errors import RecipeError
 from selftaught.strict_yaml import read_yaml
@@ -204,6 +206,29 @@ def test_a_path_on_generated_tasks_means_my_file_instead() -> None:
 def test_a_path_on_a_generated_world_of_documents_means_my_documents_instead() -> None:
     people = "method: {name: m}\ntasks: {name: world_people, train: 5}\n"
     assert options("tasks", "tasks.path=papers", text=people) == {"name": "passages", "path": "papers"}
+
+
+def test_ones_own_documents_are_held_out_as_the_worlds_were_and_have_no_oracle() -> None:
+    people = "method: {name: m}\ntasks: {name: world_people, hold: questions}\n"
+    assert options("tasks", "tasks.path=p", text=people) == {"name": "passages", "path": "p", "hold": "questions"}
+    assert options("tasks", "tasks.path=p", "tasks.hold=documents", text=people)["hold"] == "documents"
+    controls = people + "gate: {primary: {protocol: adapt}, controls: [base, oracle]}\n"
+    assert parse(text=controls).gate.controls == ("base", "oracle")
+    assert parse("tasks.path=p", text=controls).gate.controls == ("base",)
+    asked = parse("tasks.path=p", "gate.controls=[oracle]", text=controls)
+    assert asked.gate.controls == ("oracle",), "what is typed is not taken back: it is refused, with the reason"
+
+
+@pytest.mark.parametrize("kind", ["file", "folder"])
+@pytest.mark.parametrize("name", ["selfedit", "continued_pretraining"])
+def test_a_bundled_recipe_can_be_planned_on_ones_own_documents(tmp_path: Path, name: str, kind: str) -> None:
+    make = {"file": papers.write, "folder": papers.write_texts}[kind]
+    path = make(tmp_path / "documents.json", 40)
+    scripted = ("engine.name=scripted", "model=scripted:0.5")
+    plan = loop.plan(read_recipe(ROOT / "recipes" / f"{name}.yaml", [f"tasks.path={path}", *scripted]))
+    held = {"selfedit": None, "continued_pretraining": "questions"}[name]
+    assert (plan.recipe.tasks.name, plan.recipe.tasks.options.get("hold")) == ("passages", held)
+    assert "40 documents" in " ".join(plan.notes)
 
 
 def test_a_path_on_tasks_that_have_one_changes_only_the_path() -> None:

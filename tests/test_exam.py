@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+import papers
 import selftaught
 import small
-from selftaught import exam, ledger, loop
+from selftaught import exam, ledger, loop, tell
 from selftaught.bench import heldout
+from selftaught.config import parse_recipe
+from selftaught.engines.base import Completion, Request
+from selftaught.engines.scripted import ByteTokens, Scripted
 from selftaught.errors import IntegrityError, RunError
 from selftaught.rows import read_rows
 from selftaught.setting import contents
@@ -164,6 +170,73 @@ def test_without_a_test_holdout_a_chain_names_its_questions_as_before() -> None:
     named = {name: [[t.id, t.answer, t.checker, t.group] for t in suite] for name, suite in suites.items()}
     assert contents(whole) == digest(named) and "test" not in sizes(whole)
     assert contents(loop.load_whole(small.recipe("tasks.test=50"))) != contents(whole)
+
+
+# ---------------------------------------------------------------- adapters
+
+ADAPT = """
+name: docs
+model: scripted:0.3
+seed: 5
+method: {name: selfedit, passages: 30, edits: 4, seeds: 1, prompt: "Passage: {text}\\nNotes:", max_tokens: 300,
+         title: false, passage: false}
+tasks: {name: passages, path: PATH, topic: false, train: 0.4, dev: 0.2, vault: 0.2, test: 0.2}
+train: {epochs: 1}
+gate: {primary: {protocol: adapt}, text_items: 0}
+roles: {judge: "scripted:0.9"}
+engine: {name: scripted}
+"""
+
+
+class Agreeing(Scripted):
+    """Says yes to whoever asks whether an answer is right."""
+
+    class Options(Scripted.Options):
+        pass
+
+    def _complete(self, request: Request, seed: int, mind: Any = None) -> Completion:
+        if "Decide whether an answer" not in ByteTokens(0).decode(request.prompt_ids):
+            return super()._complete(request, seed, mind)
+        ids = ByteTokens(0).encode_completion(" yes")
+        return Completion(ids, (-0.1,) * len(ids), "stop")
+
+
+@pytest.fixture(scope="module")
+def adapted(tmp_path_factory: pytest.TempPathFactory) -> ledger.RunRecord:
+    """A run on answers of which documents say a third: the checker calls that wrong, and its judge right."""
+    folder = tmp_path_factory.mktemp("adapted")
+    rows = [
+        {"title": d.title, "context": d.text,
+         "questions": [{"question": t.question, "answer": f"{t.answer} more words"} for t in asked]}
+        for d, asked in map(papers.document, range(60))
+    ]  # fmt: skip
+    (folder / "q.json").write_text(json.dumps(rows))
+    recipe = parse_recipe(ADAPT.replace("PATH", str(folder / "q.json")), "docs")
+    loop.prepare(recipe, folder / "run", engine=Agreeing(Scripted.Options()))
+    loop.run(folder / "run", engine=Agreeing(Scripted.Options()))
+    return ledger.read_run(folder / "run")
+
+
+def test_a_test_holdout_is_judged_by_the_judge_of_dev_and_vault(adapted: ledger.RunRecord) -> None:
+    dev = adapted.reports()["candidate", "dev"].metrics["accuracy"].value
+    assert dev > 0, "without a judge nothing is right there"
+    found = exam.examine(adapted, test=True, engine=Agreeing(Scripted.Options()))
+    assert found.after[0] > found.before[0] > 0 and found.note == ""
+
+
+def test_a_file_put_to_a_run_about_adapters_is_asked_directly_and_that_is_said(
+    adapted: ledger.RunRecord, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [{"question": f"What is {n} + 1?", "answer": str(n + 1)} for n in range(40)]
+    path = small.write_jsonl(tmp_path / "q.jsonl", rows)
+    found = exam.examine(adapted, path)
+    assert "asked directly, without an adapter" in found.note
+    assert exam.examine(adapted, path) == found, "told again from what is kept"
+    tell.exam(found)
+    assert f"\n  {found.note}\n" in capsys.readouterr().out
+    tell.exam(replace(found, note=""))
+    said = capsys.readouterr().out
+    assert "directly" not in said and "\n\n" not in said
 
 
 def _test_of(record: ledger.RunRecord) -> tuple[Task, ...]:

@@ -195,7 +195,55 @@ def test_a_document_without_questions_is_trained_on_unless_it_holds_a_held_out_o
     unasked = [d for n, d in tasks.documents.items() if n not in {t.group for t in every(tasks)}]
     assert {d.title for d in unasked} == {"Book", "Rhine"} and len(unasked) == 20 - len(held) + 1
     assert not [d for d in unasked for text in texts if text in d.text]
-    assert f"{len(held)} documents dropped because a held-out one holds them, or they hold one" in tasks.notes
+    assert f"{len(held)} documents dropped because one that goes with them is held out" in tasks.notes
+
+
+def sides(tasks: TaskSet) -> dict[str, set[str]]:
+    """What a document is called, without its part -> the suites in which it stands."""
+    found: dict[str, set[str]] = {}
+    for document in tasks.documents.values():
+        found.setdefault(document.title.partition(" (part")[0], set()).add(document.split)
+    return found
+
+
+def test_parts_of_one_text_go_to_one_side(tmp_path: Path) -> None:
+    for name in "abcdefgh":
+        (tmp_path / f"{name}.txt").write_text("\n\n".join(f"Of {name}{n} much is said here." for n in range(12)))
+    tasks = load(tmp_path, max_words=20)
+    assert len(tasks.documents) == 8 * 4 and len({d.id for d in tasks.documents.values()}) == 32
+    found = sides(tasks)
+    assert set(found) == {*"abcdefgh"} and all(len(some) == 1 for some in found.values()), found
+    assert set.union(*found.values()) == {"train", "dev", "vault"}
+    assert "32 documents are parts of 8 long texts; each counts as a document" in tasks.notes
+    learned = load(tmp_path, max_words=20, hold="questions")
+    asked = {(t.question.partition(" (part")[0], t.split) for t in learned.unasked}
+    assert len(asked) > 8, "where all are learned, a text may be asked about in dev and in the vault"
+
+
+def test_long_passages_of_a_file_stay_together_too(tmp_path: Path) -> None:
+    long = [
+        {"title": f"T{n}", "text": "\n\n".join(f"Of {n} and {m} much is said." for m in range(12))} for n in range(8)
+    ]
+    found = sides(load(written(tmp_path / "q.json", long), max_words=20))
+    assert len(found) == 8 and all(len(some) == 1 for some in found.values()), found
+
+
+def test_one_long_text_leaves_nothing_to_judge_and_says_so(tmp_path: Path) -> None:
+    (tmp_path / "book.txt").write_text("\n\n".join(f"Of {n} much is said in this book." for n in range(40)))
+    tasks = load(tmp_path / "book.txt", max_words=20)
+    assert {t.split for t in tasks.unasked} == {"train"}
+    assert "nothing fell to dev and vault: too few labelled questions or groups" in tasks.notes
+
+
+def test_an_article_may_be_held_together(tmp_path: Path) -> None:
+    rows = [{**row, "title": f"Article {n // 5}"} for n, row in enumerate(many(60))]
+    path = written(tmp_path / "q.json", rows)
+    assert any(len(some) > 1 for some in sides(load(path)).values()), "the split is by document"
+    tasks = load(path, together="title")
+    found = sides(tasks)
+    assert len(found) == 12 and all(len(some) == 1 for some in found.values()), found
+    assert "48 documents go where another goes that has their title" in tasks.notes
+    assert len({t.group for t in every(tasks)}) == 60, "and each is a document of its own"
 
 
 # ---------------------------------------------------------------- questions
@@ -373,6 +421,35 @@ def test_a_text_that_cannot_be_read_is_named(tmp_path: Path, content: bytes, sai
     (tmp_path / "a.txt").write_text(TEA)
     (tmp_path / "b.txt").write_bytes(content)
     assert complaint(tmp_path).startswith(f"{tmp_path / 'b.txt'}{said}")
+
+
+def test_what_would_be_read_is_said_of_a_text(tmp_path: Path) -> None:
+    hints = {}
+    for name, content in {"binary": b"text \x00", "utf16": b"\xff\xfet\x00"}.items():
+        path = tmp_path / f"{name}.txt"
+        path.write_bytes(content)
+        with pytest.raises(DataError) as caught:
+            load(path)
+        hints[name] = caught.value.hint
+    assert hints["binary"].startswith("Accepted: plain text in UTF-8 (.txt, .md).")
+    assert hints["utf16"].endswith("> utf16.utf8.txt"), "a folder of texts would not read a .jsonl"
+    (tmp_path / "q.jsonl").write_bytes(b"\x00")
+    with pytest.raises(DataError) as caught:
+        load(tmp_path / "q.jsonl")
+    assert caught.value.hint.startswith("Accepted: JSON lines")
+
+
+def test_too_few_documents_to_hold_any_out_says_how_many_are_needed(tmp_path: Path) -> None:
+    for n in range(5):
+        (tmp_path / f"copy{n}.txt").write_text(TEA)
+    with pytest.raises(DataError, match="None of 1 documents is left to learn from") as caught:
+        load(tmp_path)
+    assert "at least three (the same text counts once" in caught.value.hint
+    assert "tasks.hold=questions, with method.name=continued_pretraining" in caught.value.hint
+    assert len(load(tmp_path, hold="questions").documents) == 1, "which is true"
+    for n, text in enumerate((RHINE, "Nobody knows.")):
+        (tmp_path / f"other{n}.txt").write_text(text)
+    assert {t.split for t in load(tmp_path).unasked} == {"train", "dev", "vault"}, "three are enough"
 
 
 def test_nothing_left_to_train_on_is_said(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -236,8 +237,6 @@ def test_a_server_that_dies_pauses_the_run_and_is_asked_nothing_twice(tmp_path: 
 
 def mixed(folder: Path, *overrides: str) -> Recipe:
     """20 documents with questions and 6 without."""
-    import json
-
     rows = json.loads(papers.write(folder / "documents.json", 26).read_text())
     for row in rows[20:]:
         del row["questions"]
@@ -261,6 +260,22 @@ def test_a_writer_of_nothing_does_no_harm_where_there_are_others(tmp_path: Path)
     loop.run(tmp_path / "run")
     notes = read_run(tmp_path / "run").facts("tasks")["notes"]
     assert any("0 questions about 0 of 6 documents" in n for n in notes)
+
+
+def test_a_written_answer_must_be_right_by_the_checker_also_where_questions_have_several(tmp_path: Path) -> None:
+    when = {"question": "When?", "answers": ["1610", "1611"]}
+    rows = [{"title": "Tea", "context": "It came in 1610 or 1611.", "qas": [when]},
+            {"title": "Rhine", "context": "The Rhine has 1233 km and ends in Holland."}]  # fmt: skip
+    path = tmp_path / "q.json"
+    path.write_text(json.dumps(rows))
+    given = parse_recipe(PRETRAINING.replace("PATH", str(path)).replace("exact", "number"), "docs",
+                         ["tasks.hold=documents", "tasks.train=1", "tasks.dev=0", "tasks.vault=0"])  # fmt: skip
+    whole = loop.load_whole(given)
+    assert whole.checkers["number"].score is not None and len(whole.unasked) == 1
+    pairs = [("How long is it?", "1233"), ("Where does it end?", "Holland")]
+    kept, dropped = questions._finished(whole, [pairs], "written by nobody")
+    assert [t.answer for t in kept] == ["1233"]
+    assert dropped == {"the checker number does not take its answer": 1}
 
 
 # ---------------------------------------------------------------- bad input

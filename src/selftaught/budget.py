@@ -13,7 +13,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from selftaught import load
 from selftaught.config import Recipe
@@ -23,6 +23,8 @@ from selftaught.rollout import rollout
 from selftaught.tasks.base import TaskSet
 from selftaught.train import make_job
 from selftaught.types import Checkpoint, Example, Rollout, Task
+
+T = TypeVar("T")
 
 PROBE_QUESTIONS = 32
 SAFETY = 0.8  # plan for this share of the budget: paces vary
@@ -157,16 +159,27 @@ def timed(work: Callable[[], Any]) -> tuple[float, Any]:
 
 
 def trim(tasks: TaskSet, recipe: Recipe) -> TaskSet:
-    """The first shares of every suite. Suites are in hash order or drawn at random, so a prefix is a fair sample."""
+    """The first shares of every suite. Suites are in hash order or drawn at random, so a prefix is a fair sample.
+
+    Of questions about documents the first documents stay, each with all its questions: an adapter is one of a document.
+    """
+
+    def first(suite: tuple[Task, ...], share: float) -> tuple[Task, ...]:
+        groups = tuple(dict.fromkeys(t.group for t in suite))
+        if not all(name in tasks.documents for name in groups):
+            return head(suite, share)
+        kept = {*head(groups, share)}
+        return tuple(t for t in suite if t.group in kept)
+
     train, holdout = recipe.budget.train_share, recipe.budget.holdout_share
     return replace(
         tasks,
-        train=head(tasks.train, train),
-        dev=head(tasks.dev, holdout),
-        vault=head(tasks.vault, holdout),
-        guards={name: head(suite, holdout) for name, suite in tasks.guards.items()},
+        train=first(tasks.train, train),
+        dev=first(tasks.dev, holdout),
+        vault=first(tasks.vault, holdout),
+        guards={name: first(suite, holdout) for name, suite in tasks.guards.items()},
     )
 
 
-def head(tasks: tuple[Task, ...], share: float) -> tuple[Task, ...]:
-    return tasks[: max(1, round(share * len(tasks)))] if tasks else ()
+def head(items: tuple[T, ...], share: float) -> tuple[T, ...]:
+    return items[: max(1, round(share * len(items)))] if items else ()

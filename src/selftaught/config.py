@@ -265,7 +265,8 @@ def apply_overrides(data: dict[str, Any], overrides: Sequence[str]) -> dict[str,
 
     Naming another member (``tasks.name=...``) drops the old member's options, which the new one would not know;
     ``tasks.path=FILE`` on a recipe whose tasks are generated means "my file instead", so it does the same, and names
-    the member that reads such files.
+    the member that reads such files. What is held out (``hold``) stays as the recipe has it; the control ``oracle``
+    goes, since only a generated world knows perfect edits.
     """
     parsed: list[tuple[list[str], Any]] = []
     for item in overrides:
@@ -300,7 +301,10 @@ def _drop_options(data: dict[str, Any], values: Mapping[str, Any]) -> None:
     tasks = data.get("tasks") or {}
     generated = isinstance(tasks, dict) and not tasks.get("path") and tasks.get("name") in [*INSTEAD]
     if "tasks.path" in values and "tasks.name" not in values and generated:
-        data["tasks"] = {"name": INSTEAD[tasks.get("name")]}
+        data["tasks"] = {"name": INSTEAD[tasks.get("name")], **{k: v for k, v in tasks.items() if k == "hold"}}
+        controls = _option(data, "gate", "controls")
+        if isinstance(controls, list):
+            data["gate"]["controls"] = [c for c in controls if c != "oracle"]
 
 
 def _option(data: Mapping[str, Any], section: str, key: str) -> Any:

@@ -12,11 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from selftaught import budget, gate, ledger, load, loop, paired, questions
-from selftaught.config import Member, PrimaryConfig
-from selftaught.engines.base import Engine
+from selftaught.config import Member, PrimaryConfig, RolesConfig
+from selftaught.engines.base import Engine, Tokens
 from selftaught.errors import DataError, IntegrityError, RunError
 from selftaught.evaluate import main_metric
 from selftaught.measure import measure
+from selftaught.methods.base import Method
+from selftaught.roles import open_roles
 from selftaught.rows import read_rows
 from selftaught.setting import contents
 from selftaught.store import check_files, write_file
@@ -25,6 +27,10 @@ from selftaught.trial import Tryer
 from selftaught.types import Report, Task, canonical, digest
 
 EVALS = "evals"
+DIRECT = (
+    "asked directly, without an adapter: the run's claim (gate.primary.protocol=adapt) is about documents, and these"
+    " questions come with none"
+)
 
 
 @dataclass(frozen=True)
@@ -41,6 +47,7 @@ class Exam:
     known: Mapping[str, int]  # split of the run -> questions of this suite that stand in it
     unit: str = "share"  # of before, after and gain, as in Report
     down: bool = False  # less is better
+    note: str = ""  # how the questions were put, where that is not what the run claims
 
 
 def examine(
@@ -153,7 +160,8 @@ def _ask(
     said = ([m.value, m.low, m.high] for m in (main_metric(before), main_metric(after), gain))
     return {"run": record.name, "suite": name, "n": gain.n, **dict(zip(("before", "after", "gain"), said, strict=True)),
             "test": rule.detail.partition(", must")[0], "known": dict(known), "unit": before.unit,
-            "down": claim.direction == "down"}  # fmt: skip
+            "down": claim.direction == "down",
+            "note": DIRECT if claim.protocol != record.recipe.gate.primary.protocol else ""}  # fmt: skip
 
 
 def _claim(record: ledger.RunRecord, suite: TaskSet) -> PrimaryConfig:
@@ -178,8 +186,15 @@ def _reports(
         models = loop.models(record, engine)
         method, tokens = load.make("methods", record.recipe.method), engine.tokens(models[0])
         asked, seed = (tokens, method, suite, "exam", suite.dev, claim.metric), record.recipe.seed
-        tryer = Tryer(engine, tokens, method, suite, record.recipe.trial, seed) if claim.protocol == "adapt" else None
+        tryer = _tryer(record, suite, engine, tokens, method) if claim.protocol == "adapt" else None
         before, after = (measure(engine, c, *asked, seed=seed, tryer=tryer).report for c in models)
     finally:
         engine.close()
     return before, after
+
+
+def _tryer(record: ledger.RunRecord, suite: TaskSet, engine: Engine, tokens: Tokens, method: Method) -> Tryer:
+    """As the run's own, with its judge and no one else of its roles: nobody else is asked here."""
+    recipe = record.recipe.model_copy(update={"roles": RolesConfig(judge=record.recipe.roles.judge)})
+    judge = open_roles(recipe, engine, record.path).get("judge")
+    return Tryer(engine, tokens, method, suite, recipe.trial, recipe.seed, judge=judge)

@@ -125,11 +125,10 @@ def _finished(
     dropped = Counter[str]()
     kept = []
     for task in made:
-        checker = whole.checkers[task.checker]
         if put[wording(task.prompt)] > 1:
             dropped["another document is asked the same"] += 1
-        elif checker.score is None and not whole.check(task, task.answer or "")[1]:
-            dropped[f"the checker {checker.name} does not take its answer"] += 1
+        elif not whole.check(task, task.answer or "")[1]:
+            dropped[f"the checker {task.checker} does not take its answer"] += 1
         else:
             kept.append(task)
     return kept, dropped

@@ -111,6 +111,7 @@ def exam(found: Exam) -> None:
     print(f"  before  {figures.interval(before, found.unit)}\n  after   {figures.interval(after, found.unit)}")
     print(f"  change  {figures.changed(gain, found.unit)}" + (" (less is better)" if found.down else ""))
     print(f"  {found.test}")
+    print(f"  {found.note}\n" if found.note else "", end="")
     for split, count in found.known.items():
         print(f"  {count} of them stand in the run's own {split}")
 

@@ -39,12 +39,13 @@ class Asked:
 
 @dataclass(frozen=True)
 class Passage:
-    """``impossible`` counts questions that are said to have no answer."""
+    """``impossible`` counts questions said to have no answer. ``whole`` is the text that a part was cut from."""
 
     text: str
     title: str
     asked: tuple[Asked, ...] = ()
     impossible: int = 0
+    whole: str = ""
 
 
 @dataclass(frozen=True)
@@ -228,7 +229,8 @@ def cut_passage(passage: Passage, most: int) -> list[Passage]:
     parts = cut(passage.text, most)
     if len(parts) == 1:
         return [passage]
-    return [Passage(part, f"{passage.title} (part {n} of {len(parts)})".strip()) for n, part in enumerate(parts, 1)]
+    titles = (f"{passage.title} (part {n} of {len(parts)})".strip() for n in range(1, len(parts) + 1))
+    return [Passage(part, title, whole=passage.text) for part, title in zip(parts, titles, strict=True)]
 
 
 def cut(text: str, most: int, borders: Sequence[tuple[str, str]] = BORDERS) -> list[str]:

@@ -28,6 +28,7 @@ _MAGIC = {
     b"\x28\xb5\x2f\xfd": "zstd",
 }
 _ACCEPTED = "Accepted: JSON lines (.jsonl), a JSON list (.json), .csv, .tsv and .parquet."
+_TEXT = "Accepted: plain text in UTF-8 (.txt, .md). Save it as such, or take it out of the folder."
 
 
 @dataclass(frozen=True)
@@ -87,19 +88,20 @@ def _require_file(path: Path) -> None:
         raise DataError(f"{path} is not a regular file.", hint=_ACCEPTED)
 
 
-def _refuse_binary(path: Path, head: bytes) -> None:
+def _refuse_binary(path: Path, head: bytes, accepted: str = _ACCEPTED, suffix: str = ".jsonl") -> None:
+    """``accepted`` is the advice, and ``suffix`` that of a file which would be."""
     for magic, name in _MAGIC.items():
         if head.startswith(magic):
             raise DataError(f"{path} is a {name} archive.", hint="Unpack it first and name the file inside.")
     if head.startswith((b"\xff\xfe", b"\xfe\xff")):
         raise DataError(
             f"{path} is UTF-16, not UTF-8.",
-            hint=f"Convert it: iconv -f UTF-16 -t UTF-8 {path} > {path.stem}.utf8.jsonl",
+            hint=f"Convert it: iconv -f UTF-16 -t UTF-8 {path} > {path.stem}.utf8{suffix}",
         )
     if head[:1] == b"\x80" and head[1:2] in b"\x02\x03\x04\x05":
-        raise DataError(f"{path} is a Python pickle, which can run code; it is never opened.", hint=_ACCEPTED)
+        raise DataError(f"{path} is a Python pickle, which can run code; it is never opened.", hint=accepted)
     if b"\x00" in head:
-        raise DataError(f"{path} is a binary file, not text.", hint=_ACCEPTED)
+        raise DataError(f"{path} is a binary file, not text.", hint=accepted)
 
 
 # ---------------------------------------------------------------- JSON
@@ -239,7 +241,7 @@ def read_text(path: Path) -> str:
     try:
         _bound(path, path.stat().st_size)
         data = path.read_bytes()
-        _refuse_binary(path, data[:8192])
+        _refuse_binary(path, data[:8192], _TEXT, path.suffix)
         return data.removeprefix(b"\xef\xbb\xbf").decode().replace("\r\n", "\n").replace("\r", "\n")
     except OSError as error:
         raise _unreadable(path, error) from error

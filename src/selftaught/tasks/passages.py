@@ -1,14 +1,14 @@
 """Documents of one's own and questions about them: SQuAD in its formats, or a folder of texts. See _passages.py.
 
 A question is asked without its document: that is what a model has to have learned. The split is by document, and a
-document goes where one goes that holds it or stands in it. With ``hold: questions`` every document is learned, and what
-is split, by document, is the questions.
+document goes where one goes that holds it, stands in it, or is a part of the same text. With ``hold: questions`` every
+document is learned, and what is split, by document, is the questions.
 """
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -18,7 +18,7 @@ from pydantic import Field, model_validator
 from selftaught.errors import DataError
 from selftaught.tasks._checkers import checker
 from selftaught.tasks._graders import accepting
-from selftaught.tasks._passages import Asked, Reading, read_passages
+from selftaught.tasks._passages import Asked, Passage, Reading, read_passages
 from selftaught.tasks._rows import Question, Questions, to_tasks
 from selftaught.tasks._split import Pool, Shares, assemble, by_hash, prompt_key, split
 from selftaught.tasks.base import TaskSet
@@ -32,6 +32,7 @@ class _Options(Shares):
     limit: int | None = Field(default=None, ge=1)  # at most so many documents are trained on
     questions_per_document: int | None = Field(default=None, ge=1)  # at most so many, by hash
     hold: Literal["documents", "questions"] = "documents"  # what is held out; questions: every document is learned
+    together: Literal["document", "title"] = "document"  # title: documents of one title go to one side
     topic: bool = True  # "Topic: TITLE" stands before a question
     max_words: int = Field(default=400, ge=20)  # of a document without questions; a longer one is cut
     checker: str = "recall"
@@ -70,13 +71,12 @@ class Passages:
         judge = checker(o.checker, o.pattern)
         tasks = to_tasks(_rows(read, asked), judge, labelled=True, option="tasks.checker")
         judge = accepting(judge, {a.question.source: a.others for a in asked if a.others})
-        kin = families({d.id: d.text for d in documents.values()})
-        together = len(kin) - len(set(kin.values()))
+        kin, going = _kin(read, documents, o)
         counted = (
             f"{read.path.name}: {len(documents)} documents, {len(asked)} questions ({read.format})",
             *read.notes,
             *notes,
-            *_counted({"documents go where another goes that holds them, or that they hold": together}),
+            *going,
             f"checker: {judge.name}",
         )
         about = {t.group for t in tasks}
@@ -89,7 +89,7 @@ class Passages:
         else:
             parts = split(open_, o.parts, seed, kin)
             open_ = [*parts.train, *parts.dev, *parts.vault, *parts.test]
-            found = TaskSet((), (), (), {}, {judge.name: judge}, counted)
+            found = TaskSet((), (), (), {}, {judge.name: judge}, (*counted, *parts.notes))
         found = replace(found, unasked=tuple(open_))
         if o.hold == "questions":
             return _all_learned(found, documents, o.limit, seed)
@@ -113,8 +113,38 @@ def _documents(read: Reading) -> dict[str, Document]:
     return found
 
 
-def families(texts: Mapping[str, str]) -> dict[str, str]:
-    """Name -> one name for all texts that hold one another, up to case and white space, directly or by others."""
+def _kin(read: Reading, documents: Mapping[str, Document], options: _Options) -> tuple[dict[str, str], list[str]]:
+    """Document -> one name for all that go to one side, and notes on why they do.
+
+    Parts of one text go together where documents are held out: where all are learned, no part can tell of another.
+    """
+    texts = {d.id: d.text for d in documents.values()}
+    holding = families(texts)
+    cut = _by(lambda p: p.whole, read.items)
+    titled = _by(lambda p: p.title.casefold(), read.items) if options.together == "title" else []
+    parts = len({name for some in cut for name in some})
+    notes = _counted({
+        "documents go where another goes that holds them, or that they hold": len(texts) - len(set(holding.values())),
+        f"documents are parts of {len(cut)} long texts; each counts as a document": parts,
+        "documents go where another goes that has their title": sum(len(set(some)) - 1 for some in titled),
+    })  # fmt: skip
+    return families(texts, [*(cut if options.hold == "documents" else []), *titled]), notes
+
+
+def _by(name: Callable[[Passage], str], passages: Iterable[Passage]) -> list[list[str]]:
+    """Documents in the groups that ``name`` makes of their passages, but for those that it leaves without a name."""
+    found: dict[str, list[str]] = defaultdict(list)
+    for passage in passages:
+        if name(passage):
+            found[name(passage)].append(document_id(passage.text))
+    return list(found.values())
+
+
+def families(texts: Mapping[str, str], together: Iterable[Sequence[str]] = ()) -> dict[str, str]:
+    """Name -> one name for all texts that hold one another, up to case and white space, directly or by others.
+
+    Those that stand in one group of ``together`` are of a family too.
+    """
     said = {name: text.casefold().split() for name, text in texts.items()}
     openings: dict[tuple[str, ...], list[str]] = defaultdict(list)
     for name, words in said.items():
@@ -126,13 +156,19 @@ def families(texts: Mapping[str, str]) -> dict[str, str]:
             name = head[name]
         return name
 
+    def join(one: str, other: str) -> None:
+        low, high = sorted((first(one), first(other)))
+        head[high] = low
+
+    for some in together:
+        for name in some:
+            join(some[0], name)
     for name, words in said.items():
         whole = f" {' '.join(words)} "
         runs = {tuple(words[i : i + n]) for n in {len(o) for o in openings} for i in range(len(words) - n + 1)}
         for other in (o for run in runs & openings.keys() for o in openings[run]):
             if f" {' '.join(said[other])} " in whole:
-                low, high = sorted((first(name), first(other)))
-                head[high] = low
+                join(name, other)
     return {name: first(name) for name in texts}
 
 
@@ -152,10 +188,12 @@ def _limited(
     if not chosen:
         raise DataError(
             f"None of {len(documents)} documents is left to learn from.",
-            hint="Give more, raise tasks.train, or learn all and hold questions out (tasks.hold=questions).",
+            hint="Whole documents are shared out over train, dev and vault: give at least three (the same text counts"
+            " once, parts of one text together), or raise tasks.train. Or learn all and hold only questions out"
+            " (tasks.hold=questions, with method.name=continued_pretraining).",
         )
     notes = _counted({
-        "documents dropped because a held-out one holds them, or they hold one": len(others) - len(free),
+        "documents dropped because one that goes with them is held out": len(others) - len(free),
         "documents left out, more than tasks.limit": len(free) - len(chosen),
     })  # fmt: skip
     return replace(
