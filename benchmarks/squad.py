@@ -170,8 +170,8 @@ def main() -> None:
         (RESULTS / "squad.json").write_text(json.dumps({"ours": found, "reference": REFERENCE}, indent=1) + "\n")
         print("\nthe reference, for as many passages, edits and seeds")
     else:
-        print(f"\n{found['passages']} passages x {EDITS} edits x {SEEDS} seeds are {share:.1%} of the reference's round:"
-              " no result is written. The reference, scaled to that share")  # fmt: skip
+        print(f"\n{found['passages']} passages x {EDITS} edits x {SEEDS} seeds: {share:.1%} of the reference's round;"
+              " no result is written. The reference, scaled to that")  # fmt: skip
     for name, value in REFERENCE.items():
         print(f"{name:40} {value * share:,.4g}" if share != 1 else f"{name:40} {value:,}")
 
