@@ -10,7 +10,8 @@ Models are random Llamas of 1M, 10M and 50M parameters. "selftaught" has bf16 pr
 Peers run at the best of the settings that are printed, found by a trial each before anything is measured; then all take
 turns. Times are CPU seconds of the process. An extrapolated row was measured on the part that it names and scaled by
 steps or by tokens, whichever is kinder to it. "padded" is the loop of SEAL's released code: a Trainer per job, every
-sequence padded to 2,048 tokens, padding in the loss.
+sequence padded to 2,048 tokens, padding in the loss. Its steps cost the same, so it is timed for one step and for five:
+what four more take goes by steps, the rest, a Trainer's set-up, by jobs.
 
     make bench-inner        prints tables and writes benchmarks/results/inner.json; needs seal_edit_lengths.json
 """
@@ -26,7 +27,7 @@ import json
 import statistics
 import tempfile
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -60,7 +61,7 @@ OUT = timing.RESULTS / "inner.json"
 CASES = ("equal", "inner-real", "inner-dense", "adapter-eval")
 JOBS = {"inner-real": work.real, "inner-dense": work.dense}
 PART = {  # of a peer: jobs, and steps of each at most
-    "inner-real": {LOOP: (8, 10**9), TRAINER: (3, 10**9), REFERENCE: (1, 4)},
+    "inner-real": {LOOP: (8, 10**9), TRAINER: (3, 10**9), REFERENCE: (1, 5)},
     "inner-dense": {LOOP: (4, 10**9), TRAINER: (2, 10**9)},
 }
 MEASURED = {"1M": (3, 10, 10), "10M": (1, 10, 2), "50M": (1, 1, 1)}  # runs of ours; epochs of all jobs: ours, exact
@@ -117,22 +118,34 @@ class Training:
     def tried(self, name: str, peer: Any) -> float:
         typical = self.jobs[work.strata(self.jobs, 1)[0]]
         trial = work.cut(typical, 1 if name == REFERENCE else TRIED)
-        times = [timing.seconds(lambda: peer.train([trial])) for _ in range(1 if name == REFERENCE else 3)]
+        times = [timing.seconds(lambda: peer.train([trial])) for _ in range(2 if name == REFERENCE else 3)]
         return min(times)  # the first warms up
 
     def measured(self, name: str, peer: Any) -> float:
         """CPU seconds for all jobs."""
         part = self.part(name)
-        return timing.seconds(lambda: peer.train(part)) * self.scale(name, part)
+        if name == REFERENCE:
+            return self.by_steps(peer, part[0])
+        scale = min(work.steps(self.jobs) / work.steps(part), work.tokens(self.jobs) / work.tokens(part))
+        return timing.seconds(lambda: peer.train(part)) * scale
 
-    def scale(self, name: str, part: Sequence[TuneJob]) -> float:
-        by_steps = work.steps(self.jobs) / work.steps(part)
-        return by_steps if name == REFERENCE else min(by_steps, work.tokens(self.jobs) / work.tokens(part))
+    def by_steps(self, peer: Any, job: TuneJob) -> float:
+        """A step, as what ``job`` takes beyond its first one, for every step; what else one step takes, per job."""
+        more = len(job.batches) - 1
+        one = work.cut(job, 1)
+        peer.train([one])  # warms up
+        few, all_ = (timing.seconds(lambda some=some: peer.train([some])) for some in (one, job))
+        step = (all_ - few) / more
+        print(f"  {REFERENCE}: {few:.2f} s for 1 step, {all_:.2f} s for {more + 1}", flush=True)
+        return work.steps(self.jobs) * step + len(self.jobs) * (few - step)
 
     def part_said(self, name: str) -> str:
         part = self.part(name)
         if work.steps(part) == work.steps(self.jobs):
             return ""
+        if name == REFERENCE:
+            return (f"1 and {work.steps(part)} steps of one job: {work.steps(self.jobs):,} times what a step adds,"
+                    f" and {len(self.jobs)} times the set-up of a Trainer")  # fmt: skip
         return f"{len(part)} of {len(self.jobs)} jobs, {work.steps(part):,} of {work.steps(self.jobs):,} steps"
 
     def once(self, name: str, setting: str) -> None:
