@@ -18,7 +18,6 @@ import torch
 import tiny
 from selftaught.engines import _many, _pool, _stacked, _trials, _tune
 from selftaught.engines._adapters import sites
-from selftaught.engines._ask import Asker
 from selftaught.engines._sample import decoder
 from selftaught.engines.base import Completion, Notice, Request, TrialJob, Trialled, TuneJob, never, unheard
 from selftaught.engines.torch_engine import TorchEngine
@@ -72,10 +71,12 @@ def tried(jobs: Sequence[TrialJob], made: TorchEngine | None = None, **how: Any)
     return [result for _, result in found]
 
 
-def on_any_model(model: Any, jobs: Sequence[TrialJob], free: int = 1 << 28, notice: Notice = unheard) -> list[Trialled]:
+def on_any_model(
+    model: Any, jobs: Sequence[TrialJob], free: int = 1 << 28, notice: Notice = unheard, bf16: bool = False
+) -> list[Trialled]:
     """By the path for any architecture, whatever ``model`` is."""
-    asker = Asker(engine().tokens(jobs[0].job.parent), slots=8, free=free, notice=notice)
-    found = dict(_stacked.run(model, asker, jobs, bf16=False, free=free, stop=never, notice=notice))
+    tokens = engine().tokens(jobs[0].job.parent)
+    found = dict(_stacked.run(model, tokens, jobs, bf16=bf16, slots=8, free=free, stop=never, notice=notice))
     return [found[i] for i in range(len(jobs))]
 
 
@@ -249,6 +250,21 @@ def test_without_batches_it_is_the_parent_that_is_asked(two_parents: tuple[Check
             assert [*map(list, found.logprobs)] == [s[-len(g) :] for s, g in zip(golds, GOLDS, strict=True)]
 
 
+@pytest.mark.parametrize("bf16", [False, True])
+@pytest.mark.parametrize("path", ["its own", "any"])
+def test_an_adapter_that_learned_nothing_is_the_parent_to_the_last_bit(
+    parents: dict[str, Checkpoint], path: str, bf16: bool
+) -> None:
+    for parent in (parents["llama"], parents["gpt_neox"]):
+        jobs = [trial(parent, n, lr=0.0) for n in range(3)]
+        jobs += [replace(t, job=replace(t.job, batches=())) for t in jobs]
+        model = loaded(parent)
+        found = tried(jobs, engine(autocast=bf16)) if path == "its own" else on_any_model(model, jobs, bf16=bf16)
+        for nothing, plain in zip(found[:3], found[3:], strict=True):
+            assert nothing.tuned.losses and not plain.tuned.losses
+            assert nothing.logprobs == plain.logprobs and nothing.completions == plain.completions
+
+
 def test_no_golds_no_scores_no_prompts_no_answers(parents: dict[str, Checkpoint]) -> None:
     silent = replace(trial(parents["llama"], 2), prompts=(), seeds=(), golds=())
     unscored = replace(trial(parents["llama"], 2), golds=())
@@ -348,7 +364,7 @@ def test_a_prompt_without_room_is_refused_before_anything_is_trained(parents: di
 
 
 def test_an_example_longer_than_the_context_is_refused(parents: dict[str, Checkpoint]) -> None:
-    long = trial(parents["gpt2"], 1, examples=[Example((1,), (5,) * 128, "t")] * 2)
+    long = trial(parents["gpt2"], 1, examples=[Example((1,), (5,) * 128, "t")] * 3)
     with pytest.raises(ModelError, match="129 tokens is longer than the model's context of 128"):
         tried([trial(parents["gpt2"], 2), long])
 
@@ -413,7 +429,7 @@ def test_bfloat16_products_come_close(parents: dict[str, Checkpoint]) -> None:
 
 def test_batches_hold_every_job_once_and_are_named_and_halved_as_samples_are(parents: dict[str, Checkpoint]) -> None:
     jobs = [trial(parents["gpt_neox"], number) for number in range(11)]
-    batches = _trials.plan(jobs, workers=2)
+    batches = _trials.plan(jobs, range(11), workers=2)
     assert len(batches) >= 4 and sorted(p.request for parts in batches for p in parts) == [*range(11)]
     first, rest = _pool._halves(batches[0])
     assert [*first, *rest] == batches[0] and len(first) == len(rest) == 1

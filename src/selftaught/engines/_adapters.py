@@ -7,6 +7,7 @@ begins one from the job's seed, and its step is ``_tune``'s: clipped, then AdamW
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,6 +57,24 @@ def sites(model: Any, targets: Sequence[str] = ()) -> list[Site]:
     ]
 
 
+def alike(jobs: Sequence[TuneJob]) -> list[list[int]]:
+    """Indices of jobs whose adapters are of one rank and layers, the longest first; idle ones go with any."""
+    kinds: dict[tuple[int, tuple[str, ...]], list[int]] = {}
+    for i in sorted(range(len(jobs)), key=lambda i: -len(jobs[i].batches)):
+        own = jobs[i].lora_rank, jobs[i].lora_targets
+        kinds.setdefault(own if jobs[i].batches else next(iter(kinds), own), []).append(i)
+    return [*kinds.values()]
+
+
+def numbered(notice: Notice, numbers: Sequence[int]) -> Notice:
+    """``notice`` that hears of job k as ``numbers[k]``."""
+
+    def told(event: str, **facts: str | int | float) -> None:
+        notice(event, **(facts | ({"job": numbers[int(facts["job"])]} if "job" in facts else {})))
+
+    return told
+
+
 def _called(name: str, target: str) -> bool:
     return name == target or name.endswith(f".{target}")
 
@@ -63,8 +82,8 @@ def _called(name: str, target: str) -> bool:
 class Course:
     """How far one job is. ``step`` counts the refused ones as well; ``error`` says why it ended before its plan did."""
 
-    def __init__(self, job: TuneJob) -> None:
-        self.job = job
+    def __init__(self, number: int, job: TuneJob) -> None:
+        self.number, self.job = number, job
         self.losses: list[float] = []
         self.norms: list[float] = []
         self.tokens = self.refused = 0
@@ -92,26 +111,40 @@ class Course:
 
 
 class Adapters:
-    """Row k is the adapter of ``jobs[k]``, whose rank and layers are those of all. Without batches it is zero.
+    """A row each for the first ``rows`` of ``jobs``, which are of one rank and layers; the others wait for a free one.
 
     ``values`` [K, P] float32: every A, then every B, in the order of ``sites``, so that the A's of neighbours with one
-    input are one matrix.
+    input are one matrix. The adapter of a job without batches is zero.
     """
 
-    def __init__(self, sites: Sequence[Site], jobs: Sequence[TuneJob], device: Any) -> None:
-        self.sites, self.rank = list(sites), next((job.lora_rank for job in jobs if job.batches), 1)
-        self.courses = [Course(job) for job in jobs]
+    def __init__(self, sites: Sequence[Site], jobs: Sequence[TuneJob], device: Any, rows: int | None = None) -> None:
+        self.sites, self.jobs = list(sites), jobs
+        self.rank = next((job.lora_rank for job in jobs if job.batches), 1)
+        self.waiting, self.courses = deque(range(len(jobs))), dict[int, Course]()
+        count = min(rows or len(jobs), len(jobs))
         sizes = [self.rank * s.inputs for s in sites] + [self.rank * s.outputs for s in sites]
         self.offsets = [sum(sizes[:i]) for i in range(len(sizes) + 1)]
-        self.values = torch.zeros(len(jobs), self.offsets[-1], device=device)
+        self.values = torch.zeros(count, self.offsets[-1], device=device)
         self.first, self.second = torch.zeros_like(self.values), torch.zeros_like(self.values)
-        self.steps = torch.zeros(len(jobs), device=device)  # those that were taken
-        self.scales = torch.tensor([job.lora_alpha / self.rank for job in jobs], device=device)
-        for row, job in enumerate(jobs):
-            if job.batches:
-                self._begin(row, job.seed)
+        self.steps, self.scales = torch.zeros(count, device=device), torch.zeros(count, device=device)
+        for row in range(count):
+            self.begin(row)
 
-    def _begin(self, row: int, seed: int) -> None:
+    def begin(self, row: int) -> bool:
+        """The next of the jobs that wait takes ``row``; False where none does."""
+        if not self.waiting:
+            return False
+        number = self.waiting.popleft()
+        job = self.jobs[number]
+        self.courses[row] = Course(number, job)
+        for tensor in (self.values, self.first, self.second, self.steps):
+            tensor[row] = 0.0
+        self.scales[row] = job.lora_alpha / self.rank
+        if job.batches:
+            self._draw(row, job.seed)
+        return True
+
+    def _draw(self, row: int, seed: int) -> None:
         """A as PEFT draws it, B zero. PEFT makes two linear layers, which draw for themselves, and then A again."""
         generator = torch.Generator().manual_seed(seed % 2**63)
         for site, (a, _) in zip(self.sites, self.split(self.values[row : row + 1]), strict=True):
@@ -176,7 +209,7 @@ class Adapters:
             )
             return
         course.refused += 1
-        notice("step refused", step=step, loss=str(loss), norm=str(norm), refused=course.refused)
+        notice("step refused", job=course.number, step=step, loss=str(loss), norm=str(norm), refused=course.refused)
 
     # ------------------------------------------------------------ export
 
@@ -206,6 +239,13 @@ class Adapters:
         config.fan_in_fan_out = any(site.turned for site in self.sites)
         config.save_pretrained(folder)
         name_base(folder, base)
+
+
+def table(model: Any, jobs: Sequence[TuneJob], free: int, most: int) -> Adapters:
+    """Adapters of ``jobs``, the first of which has batches if any has: ``most`` rows, if ``free`` bytes suffice."""
+    where = sites(model, jobs[0].lora_targets) if jobs[0].batches else []
+    each = 16 * jobs[0].lora_rank * sum(s.inputs + s.outputs for s in where)  # value, gradient, two moments
+    return Adapters(where, jobs, model.device, max(1, min(most, free // max(1, each))))
 
 
 def _short(name: str) -> str:

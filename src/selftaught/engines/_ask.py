@@ -20,15 +20,13 @@ class Asker:
         self.tokens, self.slots, self.free = tokens, slots, free
         self.room, self.room_to_score = Room(*SAMPLES, notice), Room("scores", SAMPLES[1], notice)
 
-    def ask(self, model: Any, trials: Sequence[TrialJob], *, kernels: str = "", stop: StopToken) -> list[Asked]:
+    def ask(self, model: Any, trials: Sequence[TrialJob], *, stop: StopToken) -> list[Asked]:
         """(completions, log-probabilities of the golds) for each of ``trials``, all of one model."""
-        answers = self._answers(model, trials, kernels, stop)
+        answers = self._answers(model, trials, stop)
         scores = self._scores(model, trials, stop)
         return [*zip(answers, scores, strict=True)]
 
-    def _answers(
-        self, model: Any, trials: Sequence[TrialJob], kernels: str, stop: StopToken
-    ) -> list[tuple[Completion, ...]]:
+    def _answers(self, model: Any, trials: Sequence[TrialJob], stop: StopToken) -> list[tuple[Completion, ...]]:
         requests = [
             Request(t.job.parent, tuple(prompt), t.sampling, (seed,))
             for t in trials
@@ -37,7 +35,7 @@ class Asker:
         cost = _batches.cost(model.config)
         most = _batches.seats(requests, self.tokens.context, cost, self.free, self.slots)
         plan = _batches.plan(requests, most)
-        found = _sample.run(model, self.tokens, requests, plan, self.room, most=most, kernels=kernels, stop=stop)
+        found = _sample.run(model, self.tokens, requests, plan, self.room, most=most, kernels="", stop=stop)
         ready = {part.request: completions[0] for part, completions in found}
         answers = iter([ready[i] for i in range(len(requests))])
         return [tuple(next(answers) for _ in t.prompts) for t in trials]

@@ -45,7 +45,7 @@ class Served:
     prompt: PromptConfig
     slots: int
     kernels: str
-    bf16: bool = False  # in training
+    bf16: bool = False  # in trials
     free: int = 0  # bytes for adapters
 
 
@@ -91,7 +91,7 @@ class Pool:
                     raise Stopped
                 for worker, kind, load in heard:
                     if kind == "note":
-                        self.notice(load[0], **load[1])
+                        self.notice(load[0], **_renumbered(worker.work, load[1]))
                     elif kind == "failed":
                         raise load
                     elif kind == "died":
@@ -216,6 +216,11 @@ def _cut(requests: Sequence[Asked], parts: Sequence[Any]) -> tuple[list[Asked], 
     return [requests[p.request] for p in parts], [replace(p, request=k) for k, p in enumerate(parts)]
 
 
+def _renumbered(work: Work | None, facts: dict[str, Any]) -> dict[str, Any]:
+    """Facts of a worker, with the job's index in the whole call."""
+    return facts | {"job": work.parts[facts["job"]].request} if work and "job" in facts else facts
+
+
 def _halves(parts: Sequence[Any]) -> tuple[list[Any], list[Any]]:
     """Parts of the first half of the rows, and of the rest."""
     first: list[Any] = []
@@ -308,7 +313,7 @@ class _Held:
             from selftaught.engines import _trials
 
             tried = _trials.run(
-                self.model, tokens, requests, bf16=served.bf16, slots=served.slots, kernels=served.kernels,
+                self.model, tokens, requests, bf16=served.bf16, slots=served.slots,
                 free=served.free, stop=stop, notice=self.notice,
             )  # fmt: skip
             return [[found] for _, found in sorted(tried, key=lambda item: item[0])]

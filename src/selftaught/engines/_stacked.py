@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from selftaught.engines._adapters import Adapters, Site, sites
+from selftaught.engines._adapters import Adapters, Site, alike, numbered, table
 from selftaught.engines._ask import Asker, finite
 from selftaught.engines._losses import LOSSES
 from selftaught.engines._memory import Room, exhausted, first_line
@@ -26,6 +26,8 @@ from selftaught.errors import NonFiniteLogits, Stopped
 from selftaught.types import Example
 
 TOGETHER = 8192  # padded tokens of several adapters that are run at once; fewer where memory does not suffice
+ROWS = 80  # of a table of adapters,
+ENDED = 16  # of which so many are asked in a row when they end
 TRAINED = "adapters in training", LESS
 
 Shape = tuple[int, int]
@@ -101,14 +103,21 @@ class _Step:
 
 def train(
     twin: Twin, adapters: Adapters, *, bf16: bool, most: int, room: Room, stop: StopToken, notice: Notice
-) -> None:
-    """All steps of all ``adapters``, of which up to ``most`` share a forward."""
-    steps = {row: _Step(course.batch()) for row, course in enumerate(adapters.courses) if course.left}
-    while steps:
+) -> Iterator[list[int]]:
+    """All jobs of the table, of which up to ``most`` share a forward. Yields rows that ended, some at once; when the
+    next ones are asked for, jobs that wait take their places."""
+    steps, ended = dict[int, _Step](), [*adapters.courses]
+    _begin(adapters, steps, ended)
+    while steps or ended:
+        if len(ended) >= ENDED or not steps:
+            yield ended
+            ended = [row for row in ended if adapters.begin(row)]
+            _begin(adapters, steps, ended)
+            continue
         if stop():
             raise Stopped
         if idle := [row for row, step in steps.items() if not step.parts]:  # a batch of nothing
-            _advance(adapters, steps, idle, notice)
+            ended += _advance(adapters, steps, idle, notice)
             continue
         shape, _ = Counter(step.shape for step in steps.values()).most_common(1)[0]
         tokens = shape[0] * shape[1]
@@ -123,18 +132,25 @@ def train(
         else:
             for row, loss, gradient in zip(rows, losses, gradients, strict=True):
                 steps[row].add(loss, gradient)
-            _advance(adapters, steps, [row for row in rows if not steps[row].parts], notice)
+            ended += _advance(adapters, steps, [row for row in rows if not steps[row].parts], notice)
             continue
         room.halve(len(rows), tokens, said)  # out here, where nothing of the failed attempt lives on
 
 
-def _advance(adapters: Adapters, steps: dict[int, _Step], rows: Sequence[int], notice: Notice) -> None:
-    """Take the steps of ``rows``, whose gradients are whole, and begin their next ones."""
+def _begin(adapters: Adapters, steps: dict[int, _Step], rows: list[int]) -> None:
+    """Begin the next steps of ``rows``, which keeps those that have none."""
+    steps.update({row: _Step(adapters.courses[row].batch()) for row in rows if adapters.courses[row].left})
+    rows[:] = [row for row in rows if not adapters.courses[row].left]
+
+
+def _advance(adapters: Adapters, steps: dict[int, _Step], rows: list[int], notice: Notice) -> list[int]:
+    """Take the steps of ``rows``, whose gradients are whole, and begin their next ones; the rows that have none."""
     done = [steps.pop(row) for row in rows]
     nothing = torch.zeros_like(adapters.values[0])
     gradients = [nothing.clone() if s.gradient is None else s.gradient for s in done]
     adapters.advance(rows, gradients, [s.loss for s in done], notice)
-    steps.update({row: _Step(adapters.courses[row].batch()) for row in rows if adapters.courses[row].left})
+    _begin(adapters, steps, rows)
+    return rows
 
 
 def _backward(
@@ -163,34 +179,43 @@ def _backward(
 
 def run(
     model: Any,
-    asker: Asker,
+    tokens: Any,
     jobs: Sequence[TrialJob],
     *,
     bf16: bool,
+    slots: int,
     free: int,
     stop: StopToken,
     notice: Notice,
 ) -> Iterator[tuple[int, Trialled]]:
-    """(index, result) of each job, as many at once as fit into ``free`` bytes."""
-    room = Room(*TRAINED, notice)
-    kinds: dict[tuple[int, tuple[str, ...]], list[int]] = {}
-    for index, trial in enumerate(jobs):
-        kinds.setdefault((trial.job.lora_rank, trial.job.lora_targets), []).append(index)
-    for (rank, targets), chosen in kinds.items():
-        where = sites(model, targets)
-        twin = Twin(model, where)
-        most = len(chosen) if twin.splits() else 1
-        each = 16 * rank * sum(site.inputs + site.outputs for site in where)  # value, gradient, two moments
-        while chosen:
-            here = chosen[: max(1, min(len(chosen), free // each))]
-            chosen = chosen[len(here) :]
-            some = Adapters(where, [jobs[i].job for i in here], model.device)
-            train(twin, some, bf16=bf16, most=most, room=room, stop=stop, notice=notice)
-            for row, index in enumerate(here):
-                yield index, _asked(twin, some, row, jobs[index], asker, stop)
+    """(index, result) of each of ``jobs`` as they finish, as in ``_many``; they are asked in the model's dtype."""
+    room, asker = Room(*TRAINED, notice), Asker(tokens, slots=slots, free=free, notice=notice)
+    for some in alike([t.job for t in jobs]):
+        yield from _table(model, asker, jobs, some, bf16, free, room, stop, numbered(notice, some))
 
 
-def _asked(twin: Twin, adapters: Adapters, row: int, trial: TrialJob, asker: Asker, stop: StopToken) -> Trialled:
+def _table(
+    model: Any,
+    asker: Asker,
+    jobs: Sequence[TrialJob],
+    some: Sequence[int],
+    bf16: bool,
+    free: int,
+    room: Room,
+    stop: StopToken,
+    notice: Notice,
+) -> Iterator[tuple[int, Trialled]]:
+    """Those ``some`` of the jobs that are of one rank and layers. What they need is let go of at the end."""
+    rows = table(model, [jobs[i].job for i in some], free, ROWS)
+    twin = Twin(model, rows.sites)
+    most = len(rows.courses) if twin.splits() else 1
+    for ended in train(twin, rows, bf16=bf16, most=most, room=room, stop=stop, notice=notice):
+        for row in ended:
+            index = some[rows.courses[row].number]
+            yield index, _result(twin, rows, row, jobs[index], asker, stop)
+
+
+def _result(twin: Twin, adapters: Adapters, row: int, trial: TrialJob, asker: Asker, stop: StopToken) -> Trialled:
     course = adapters.courses[row]
     if course.error:
         return Trialled(course.tuned(), error=course.error)

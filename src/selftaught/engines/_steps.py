@@ -1,13 +1,14 @@
 """Training many adapters at once, each by its own clock: its steps, their order and their batches are its own.
 
-A step is cut into cells. A pack takes the next cells of as many adapters as fill it: first of the one with most steps
-to come, then of those whose next cell has the same shape. The step is taken when the last of its cells has been run.
+A step is cut into cells. A pack takes the next cells of as many adapters as fill it: first of the one that began first
+(with no more to begin, of the one with most steps to come), then of those whose next cell has the same shape. The step
+is taken when the last of its cells has been run.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 
@@ -21,6 +22,7 @@ from selftaught.types import Example
 
 TOKENS = {"cpu": 1536, "cuda": 4096}  # of a pack, padding included
 CELL_TOKENS = 1024  # likewise, of a cell: no more, unless one sequence is longer
+ENDED = {"cpu": 16, "cuda": 64}  # rows that are handed out at once
 
 
 class _Row:
@@ -48,25 +50,33 @@ def cells(row: int, examples: Sequence[Example]) -> list[Cell]:
     return found or [Cell(row, (), (1, WIDTH_STEP))]
 
 
-def train(packed: Packed, *, stop: StopToken, notice: Notice) -> Iterator[int]:
-    """Every job of the table to its end; rows as they finish, well or in error, those without steps first."""
-    adapters, room = packed.adapters, TOKENS.get(packed.device.type, CELL_TOKENS)
-    rows = {k: _Row(k) for k in range(len(adapters.courses))}
+def train(packed: Packed, *, stop: StopToken, notice: Notice) -> Iterator[list[int]]:
+    """Every job of the table to its end. Yields rows that ended, well or in error, some at once; when the next ones are
+    asked for, jobs that wait take their places."""
+    adapters, device = packed.adapters, packed.device.type
+    room, most = TOKENS.get(device, CELL_TOKENS), ENDED.get(device, 1)
+    rows = {k: _Row(k) for k in adapters.courses}
+    ended: list[int] = []
     while rows:
         for k in [k for k, row in rows.items() if not row.cells]:
-            if not adapters.courses[k].left:
-                del rows[k]
-                yield k
-            else:
+            if adapters.courses[k].left:
                 rows[k].begin(cells(k, adapters.courses[k].batch()))
+            else:
+                del rows[k]
+                ended.append(k)
+        if len(ended) >= most or not rows:
+            yield ended
+            rows |= {k: _Row(k) for k in ended if adapters.begin(k)}
+            ended = []
+            continue
         if stop():
             raise Stopped
-        chosen = _choose([*rows.values()], adapters, room)
+        chosen = _choose(rows, adapters, room)
         room = _run(packed, chosen, rows, room, notice)
-        ended = [rows[k] for k in dict.fromkeys(c.row for c in chosen) if not rows[k].cells]
-        if ended:
-            gradients = [row.gradient for row in ended if row.gradient is not None]
-            adapters.advance([row.number for row in ended], gradients, [row.loss for row in ended], notice)
+        whole = [rows[k] for k in dict.fromkeys(c.row for c in chosen) if not rows[k].cells]
+        if whole:
+            gradients = [row.gradient for row in whole if row.gradient is not None]
+            adapters.advance([row.number for row in whole], gradients, [row.loss for row in whole], notice)
 
 
 def _run(packed: Packed, chosen: Sequence[Cell], rows: dict[int, _Row], room: int, notice: Notice) -> int:
@@ -94,9 +104,14 @@ def _run(packed: Packed, chosen: Sequence[Cell], rows: dict[int, _Row], room: in
     return min(_run(packed, some, rows, room, notice) for some in (chosen[:half], chosen[half:]))
 
 
-def _choose(rows: Sequence[_Row], adapters: Adapters, tokens: int) -> list[Cell]:
-    """The next pack of about ``tokens``, taken out of the rows; cells of one shape stand together."""
-    order = sorted(rows, key=lambda row: (-adapters.courses[row.number].left, row.number))
+def _choose(rows: Mapping[int, _Row], adapters: Adapters, tokens: int) -> list[Cell]:
+    """The next pack of about ``tokens``, taken out of the rows; cells of one shape stand together.
+
+    While jobs wait the order is that in which rows began, so that some end early; then all end about together.
+    """
+    order = [*rows.values()]
+    if not adapters.waiting:
+        order.sort(key=lambda row: (-adapters.courses[row.number].left, row.number))
     chosen: list[Cell] = []
     while order:
         shape = order[0].cells[0].shape

@@ -47,7 +47,7 @@ def collate(
     rows, width = shape or (len(examples), max(map(length, examples)))
     ids = torch.zeros((rows, width), dtype=torch.long)
     mask = torch.zeros_like(ids)
-    mask[len(examples) :, 0] = 1  # a row that attends to nothing would be NaN
+    mask[:, 0] = 1  # a row that attends to nothing would be NaN
     weights = torch.zeros((rows, width))
     for row, e in enumerate(examples):
         start, end = len(e.prompt_ids), length(e)
@@ -226,7 +226,7 @@ def _cheapest(sizes: Sequence[int], tokens: int) -> Iterator[tuple[int, int]]:
 
 
 def padded(tokens: int) -> int:
-    return -(-tokens // WIDTH_STEP) * WIDTH_STEP
+    return -(-max(1, tokens) // WIDTH_STEP) * WIDTH_STEP
 
 
 def _refuse(step: int, loss: float, norm: float, refused: int) -> int:

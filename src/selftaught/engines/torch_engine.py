@@ -52,7 +52,7 @@ class TorchEngine:
         max_rows: PositiveInt | Literal["auto"] = "auto"  # sampled at once, in each process
         kernels: bool | Literal["auto"] = "auto"  # compiled ones, where a model is one for them
         patience: float = Field(default=600, gt=0)  # seconds without a token after which a worker counts as hung
-        autocast: bool | Literal["auto"] = "auto"  # bf16 matrix products in training where the machine has them
+        autocast: bool | Literal["auto"] = "auto"  # bf16 products in training and trials, where the machine has them
         prompt: PromptConfig = PromptConfig()
 
     def __init__(self, options: TorchEngine.Options) -> None:
@@ -268,27 +268,32 @@ class TorchEngine:
     def trials(
         self, jobs: Sequence[TrialJob], *, stop: StopToken = never, progress: Progress = quiet
     ) -> Iterator[tuple[int, Trialled]]:
-        for trial in jobs:
+        from selftaught.engines import _trials
+
+        for index, trial in enumerate(jobs):
+            _trials.check(index, trial, self.tokens(trial.job.parent).context)
             _check_room([Request(trial.job.parent, p, trial.sampling, ()) for p in trial.prompts], self.tokens)
         done = 0
         for parent in {t.job.parent.digest: t.job.parent for t in jobs}.values():
             mine = [i for i, t in enumerate(jobs) if t.job.parent.digest == parent.digest]
-            for i, found in self._tried(parent, [jobs[i] for i in mine], stop):
+            for i, found in self._tried(parent, jobs, mine, stop):
                 done += 1
                 progress(done, len(jobs), "jobs")
-                yield mine[i], found
+                yield i, found
 
-    def _tried(self, parent: Checkpoint, jobs: Sequence[TrialJob], stop: StopToken) -> Iterator[tuple[int, Trialled]]:
-        """Jobs of one parent, on worker processes where that pays. Which one runs a job does not change its result."""
+    def _tried(
+        self, parent: Checkpoint, jobs: Sequence[TrialJob], mine: Sequence[int], stop: StopToken
+    ) -> Iterator[tuple[int, Trialled]]:
+        """The jobs ``mine``, of one parent, on worker processes where that pays. No result depends on which."""
         import torch
 
-        from selftaught.engines import _trials
+        from selftaught.engines import _adapters, _trials
 
         workers, free, bf16 = self._processes(parent), self._free(parent), self._autocast()
-        slots, kernels = self._slots(parent), self._kernels(parent)
-        if workers > 1 and len(jobs) >= _trials.MIN_JOBS:
-            served = Served(parent, self._dtype(parent), self.options.prompt, slots, kernels, bf16, free)
-            for finished in self._workers(parent).run(served, jobs, _trials.plan(jobs, workers), stop):
+        slots = self._slots(parent)
+        if workers > 1 and len(mine) >= _trials.MIN_JOBS:
+            served = Served(parent, self._dtype(parent), self.options.prompt, slots, "", bf16, free)
+            for finished in self._workers(parent).run(served, jobs, _trials.plan(jobs, mine, workers), stop):
                 yield from ((part.request, found) for part, [found] in finished)
             return
         if stop():  # loading cannot look
@@ -296,9 +301,9 @@ class TorchEngine:
         model, tokens = self._model(parent), self.tokens(parent)
         if workers > 1:
             torch.set_num_threads(1)  # as a worker has
-        yield from _trials.run(
-            model, tokens, jobs, bf16=bf16, slots=slots, kernels=kernels, free=free, stop=stop, notice=self._tell
-        )
+        some, notice = [jobs[i] for i in mine], _adapters.numbered(self._tell, mine)
+        for k, found in _trials.run(model, tokens, some, bf16=bf16, slots=slots, free=free, stop=stop, notice=notice):
+            yield mine[k], found
 
     def close(self) -> None:
         if self._pool is not None:
