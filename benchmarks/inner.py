@@ -4,6 +4,7 @@
 their lengths, one sequence per step, 10 epochs, LoRA of rank 32 on q_proj and v_proj, AdamW at 1e-3, clip 1.
 ``inner-dense``: 32 adapters of rank 16, four steps of 16 x 64 tokens. ``adapter-eval``: 32 adapters with four questions
 each, 32 tokens behind 32, greedy; ours is asked by a trial, so that one step of training on 8 tokens is in its time.
+``adapter-eval-ragged``: five questions each, of 20 to 60 tokens; peers pad them on the left, as generate asks for.
 ``equal``: what voids every ratio where it fails (inner_equal.py).
 
 Models are random Llamas of 1M, 10M and 50M parameters. "selftaught" has bf16 products, "exact" float32 throughout.
@@ -58,7 +59,8 @@ from selftaught.engines._memory import keep_freed
 from selftaught.engines.base import TuneJob
 
 OUT = timing.RESULTS / "inner.json"
-CASES = ("equal", "inner-real", "inner-dense", "adapter-eval")
+CASES = ("equal", "inner-real", "inner-dense", "adapter-eval", "adapter-eval-ragged")
+PROMPTS = {"adapter-eval": work.questions, "adapter-eval-ragged": work.ragged}
 JOBS = {"inner-real": work.real, "inner-dense": work.dense}
 PART = {  # of a peer: jobs, and steps of each at most
     "inner-real": {LOOP: (8, 10**9), TRAINER: (3, 10**9), REFERENCE: (1, 5)},
@@ -168,15 +170,15 @@ class Training:
 
 
 class Asking:
-    """``adapter-eval`` on one model."""
+    """``adapter-eval`` or ``adapter-eval-ragged`` on one model."""
 
-    case, unit = "adapter-eval", "tokens"
+    unit = "tokens"
 
-    def __init__(self, size: str, folder: Path) -> None:
+    def __init__(self, case: str, size: str, folder: Path) -> None:
         self.size, self.folder = size, folder
         self.ours = {OURS: Ours(folder, exact=False), EXACT: Ours(folder, exact=True)}
         self.jobs = work.brief(self.ours[OURS].checkpoint, timing.SHAPES[size][-1])
-        self.prompts = work.questions(timing.SHAPES[size][-1])
+        self.prompts = PROMPTS[case](timing.SHAPES[size][-1])
         self.amount = NEW * sum(map(len, self.prompts))
         self.kept = tempfile.TemporaryDirectory()
         self.adapters = self.ours[EXACT].kept(self.jobs, Path(self.kept.name))
@@ -188,7 +190,7 @@ class Asking:
         return Asked(self.folder, setting, self.adapters)
 
     def tried(self, name: str, peer: Asked) -> float:
-        return timing.seconds(lambda: ASKERS[name](peer, self.prompts, NEW // 4))
+        return min(self.measured(name, peer) for _ in range(2))  # the first warms up
 
     def measured(self, name: str, peer: Any) -> float:
         return timing.seconds(lambda: self.answers(name, peer))
@@ -276,7 +278,7 @@ class Bench:
 
 
 def opened(case: str, size: str, folder: Path) -> Any:
-    return Asking(size, folder) if case == "adapter-eval" else Training(case, size, folder)
+    return (Asking if case in PROMPTS else Training)(case, size, folder)
 
 
 def best(case: Any, name: str, rows: dict[str, Row]) -> Any:

@@ -229,11 +229,11 @@ class Asked:
 
     @torch.no_grad()
     def answers(self, prompts: Sequence[Ids], new: int, **how: Any) -> list[Ids]:
-        ids = torch.tensor(prompts)
+        longest = max(map(len, prompts))
+        ids = torch.tensor([[0] * (longest - len(p)) + list(p) for p in prompts])  # on the left, as generate wants it
+        there = torch.tensor([[0] * (longest - len(p)) + [1] * len(p) for p in prompts])
         with self.setting.products():
-            found = self.model.generate(
-                input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=new, **how
-            )  # fmt: skip
+            found = self.model.generate(input_ids=ids, attention_mask=there, max_new_tokens=new, **how)
         return [tuple(row) for row in found[:, ids.shape[1] :].tolist()]
 
 

@@ -83,9 +83,17 @@ def job(
                    lora_targets=("q_proj", "v_proj"))  # fmt: skip
 
 
-def questions(vocabulary: int, adapters: int = 32, each: int = 4, length: int = 32) -> list[list[tuple[int, ...]]]:
+def questions(
+    vocabulary: int, adapters: int = 32, each: int = 4, least: int = 32, most: int = 32
+) -> list[list[tuple[int, ...]]]:
+    """Random prompts of ``least`` to ``most`` tokens."""
     g = np.random.default_rng(2)
-    return [[tuple(g.integers(1, vocabulary, length).tolist()) for _ in range(each)] for _ in range(adapters)]
+    sizes = g.integers(least, most + 1, (adapters, each)).tolist()
+    return [[tuple(g.integers(1, vocabulary, n).tolist()) for n in some] for some in sizes]
+
+
+def ragged(vocabulary: int) -> list[list[tuple[int, ...]]]:
+    return questions(vocabulary, each=5, least=20, most=60)
 
 
 # ---------------------------------------------------------------- parts and sums
