@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import gc
 import random
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,7 +24,7 @@ from selftaught.engines._packed import Cell, Frozen, Packed
 from selftaught.engines._sample import decoder, sample_batch
 from selftaught.engines.base import Notice, Request, TrialJob, Trialled, TuneJob, never, unheard
 from selftaught.errors import ModelError, OutOfMemory, Stopped
-from selftaught.types import Checkpoint, Example, Sampling
+from selftaught.types import Checkpoint, Example, Guide, Sampling
 
 ALL, QV = (), ("q_proj", "v_proj")
 FLOAT, HALF = torch.float32, torch.bfloat16
@@ -252,6 +253,26 @@ def test_what_an_adapter_says_is_the_same_alone_and_among_any_others(llama: Any,
         assert ran(llama, folder, [trials[probe - 1], trials[probe]], bf16)[1] == alone
 
 
+def test_some_end_early_and_are_what_they_are_when_all_begin_at_once(llama: Any) -> None:
+    jobs = [job(i) for i in range(64)]
+    own, every = lean(llama), trained(llama, jobs)
+    assert own is not None
+    table = Adapters(sites(llama, QV), jobs, "cpu", rows=12)
+    done: dict[int, int] = {}  # steps that were taken in all when a job was handed out
+    for ended in _steps.train(Packed(Frozen(own, FLOAT), table), stop=never, notice=unheard):
+        under_way = sum(course.step for course in table.courses.values() if course.number not in done)
+        taken = under_way + sum(len(jobs[i].batches) for i in done)
+        for row in ended:
+            course = table.courses[row]
+            assert torch.equal(table.values[row], every.values[course.number])
+            assert course.tuned() == every.courses[course.number].tuned()
+            done[course.number] = taken
+    assert sorted(done) == list(range(64)) and len(table.values) == 12
+    total = sum(len(one.batches) for one in jobs)
+    assert max(done.values()) == total
+    assert sorted(done.values())[6] < total / 3, "a tenth of the jobs after no more than a third of the steps"
+
+
 class Cramped(Packed):
     """A machine whose memory suffices for ``most`` tokens at once."""
 
@@ -298,6 +319,29 @@ def test_an_adapter_whose_logits_are_no_numbers_costs_no_other(llama: Any, folde
     found = ran(llama, folder, [trial(0), wild])
     assert found[1].error is not None and "logits" in found[1].error and not found[1].completions
     assert found[0] == ran(llama, folder, [trial(0)])[0]
+
+
+def test_what_is_wrong_in_asking_is_not_taken_for_a_lost_adapter(llama: Any, folder: Path) -> None:
+    endless = copy.deepcopy(llama)
+    endless.generation_config.eos_token_id = None
+    tokens = load_tokens(str(folder), PromptConfig())
+    tokens.eos = None
+    guided = dataclasses.replace(trial(1), sampling=Sampling(max_tokens=8, guide=Guide("regex", "[a-z]+")))
+    with pytest.raises(ModelError, match="end"):
+        list(_many.run(endless, tokens, [guided], bf16=False, slots=8, free=1 << 28, stop=never, notice=unheard))
+
+
+def test_one_table_is_let_go_of_before_the_next_is_made(llama: Any, folder: Path) -> None:
+    def tables() -> int:
+        return sum(type(found) is Adapters for found in gc.get_objects())
+
+    gc.collect()
+    before, seen = tables(), set[int]()
+    trials = [trial(i) for i in (0, 1, 2, 5)]  # two kinds
+    tokens = load_tokens(str(folder), PromptConfig())
+    for _ in _many.run(llama, tokens, trials, bf16=False, slots=8, free=1 << 28, stop=never, notice=unheard):
+        seen.add(tables() - before)
+    assert seen == {1}
 
 
 def test_a_layer_that_is_not_there_is_named(llama: Any) -> None:

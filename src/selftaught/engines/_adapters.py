@@ -58,12 +58,14 @@ def sites(model: Any, targets: Sequence[str] = ()) -> list[Site]:
 
 
 def alike(jobs: Sequence[TuneJob]) -> list[list[int]]:
-    """Indices of jobs whose adapters are of one rank and layers, the longest first; idle ones go with any."""
+    """Indices of jobs whose adapters are of one rank and layers, the longest first, after those without batches."""
+    order = sorted(range(len(jobs)), key=lambda i: -len(jobs[i].batches))
+    idle = [i for i in order if not jobs[i].batches]  # go with any
     kinds: dict[tuple[int, tuple[str, ...]], list[int]] = {}
-    for i in sorted(range(len(jobs)), key=lambda i: -len(jobs[i].batches)):
-        own = jobs[i].lora_rank, jobs[i].lora_targets
-        kinds.setdefault(own if jobs[i].batches else next(iter(kinds), own), []).append(i)
-    return [*kinds.values()]
+    for i in order[: len(order) - len(idle)]:
+        kinds.setdefault((jobs[i].lora_rank, jobs[i].lora_targets), []).append(i)
+    first, *others = kinds.values() or [[]]
+    return [some for some in ([*idle, *first], *others) if some]
 
 
 def numbered(notice: Notice, numbers: Sequence[int]) -> Notice:
@@ -242,9 +244,9 @@ class Adapters:
 
 
 def table(model: Any, jobs: Sequence[TuneJob], free: int, most: int) -> Adapters:
-    """Adapters of ``jobs``, the first of which has batches if any has: ``most`` rows, if ``free`` bytes suffice."""
-    where = sites(model, jobs[0].lora_targets) if jobs[0].batches else []
-    each = 16 * jobs[0].lora_rank * sum(s.inputs + s.outputs for s in where)  # value, gradient, two moments
+    """Adapters of ``jobs``, which are alike: ``most`` rows, if ``free`` bytes suffice."""
+    where = next((sites(model, job.lora_targets) for job in jobs if job.batches), [])
+    each = 16 * max(job.lora_rank for job in jobs) * sum(s.inputs + s.outputs for s in where)  # with gradient, moments
     return Adapters(where, jobs, model.device, max(1, min(most, free // max(1, each))))
 
 

@@ -28,7 +28,7 @@ from selftaught.types import Example
 
 TABLE_SHARE = 0.25  # of the bytes to fill, for a table of adapters,
 CACHE_SHARE = 0.5  # and for keys and values
-ROWS = {"cpu": 80, "cuda": 192}  # of a table: enough to fill packs, few enough that some end early
+ROWS = {"cpu": 64, "cuda": 192}  # of a table: enough to fill packs, few enough that some end early
 READ_TOKENS = 2048  # of texts that are scored at once, padding included
 
 SILENT = "Training left the numbers: the logits of this adapter hold NaN or infinite values."

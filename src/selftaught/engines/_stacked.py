@@ -20,14 +20,14 @@ from selftaught.engines._ask import Asker, finite
 from selftaught.engines._losses import LOSSES
 from selftaught.engines._memory import Room, exhausted, first_line
 from selftaught.engines._score import padded, positions
+from selftaught.engines._steps import GROUPS
 from selftaught.engines._tune import LESS, collate, micro_batches
 from selftaught.engines.base import Notice, StopToken, TrialJob, Trialled
 from selftaught.errors import NonFiniteLogits, Stopped
 from selftaught.types import Example
 
 TOGETHER = 8192  # padded tokens of several adapters that are run at once; fewer where memory does not suffice
-ROWS = 80  # of a table of adapters,
-ENDED = 16  # of which so many are asked in a row when they end
+ROWS = 64  # of a table of adapters
 TRAINED = "adapters in training", LESS
 
 Shape = tuple[int, int]
@@ -109,7 +109,7 @@ def train(
     steps, ended = dict[int, _Step](), [*adapters.courses]
     _begin(adapters, steps, ended)
     while steps or ended:
-        if len(ended) >= ENDED or not steps:
+        if len(ended) * GROUPS >= len(adapters.courses) or not steps:
             yield ended
             ended = [row for row in ended if adapters.begin(row)]
             _begin(adapters, steps, ended)

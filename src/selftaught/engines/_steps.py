@@ -22,7 +22,7 @@ from selftaught.types import Example
 
 TOKENS = {"cpu": 1536, "cuda": 4096}  # of a pack, padding included
 CELL_TOKENS = 1024  # likewise, of a cell: no more, unless one sequence is longer
-ENDED = {"cpu": 16, "cuda": 64}  # rows that are handed out at once
+GROUPS = 4  # in which the rows of a table are handed out
 
 
 class _Row:
@@ -53,8 +53,7 @@ def cells(row: int, examples: Sequence[Example]) -> list[Cell]:
 def train(packed: Packed, *, stop: StopToken, notice: Notice) -> Iterator[list[int]]:
     """Every job of the table to its end. Yields rows that ended, well or in error, some at once; when the next ones are
     asked for, jobs that wait take their places."""
-    adapters, device = packed.adapters, packed.device.type
-    room, most = TOKENS.get(device, CELL_TOKENS), ENDED.get(device, 1)
+    adapters, room = packed.adapters, TOKENS.get(packed.device.type, CELL_TOKENS)
     rows = {k: _Row(k) for k in adapters.courses}
     ended: list[int] = []
     while rows:
@@ -64,7 +63,7 @@ def train(packed: Packed, *, stop: StopToken, notice: Notice) -> Iterator[list[i
             else:
                 del rows[k]
                 ended.append(k)
-        if len(ended) >= most or not rows:
+        if len(ended) * GROUPS >= len(adapters.courses) or not rows:
             yield ended
             rows |= {k: _Row(k) for k in ended if adapters.begin(k)}
             ended = []

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from selftaught.engines import _many, _stacked
+from selftaught.engines._adapters import sites
 from selftaught.engines._batches import Part
 from selftaught.engines._tune import length
 from selftaught.engines.base import Notice, StopToken, TrialJob, Trialled
@@ -37,8 +38,10 @@ def run(
 
     ``bf16``: matrix products in bfloat16, where Llama-like models are asked as well as where any is trained. The parent
     is asked just as its adapters are, so that one that learned nothing equals it. ``slots``: rows that are sampled at
-    once, ``free``: bytes to fill.
+    once, ``free``: bytes to fill. Raises ModelError for layers that the model does not have, before it begins.
     """
+    for targets in {t.job.lora_targets for t in jobs if t.job.batches}:
+        sites(model, targets)  # says what is not there before anything is trained
     path = _many if _many.fits(model) else _stacked
     yield from path.run(model, tokens, jobs, bf16=bf16, slots=slots, free=free, stop=stop, notice=notice)
 

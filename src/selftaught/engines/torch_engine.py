@@ -40,6 +40,7 @@ from selftaught.types import Checkpoint
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 FREE_SHARE = 0.5  # of free memory, for keys and values, or for adapters
+TRIAL_ROWS = 256  # of throw-away adapters that are sampled at once, unless the recipe says how many
 TINY_BYTES = 200_000_000  # float32 weights below this: processes; above: threads
 
 
@@ -290,7 +291,7 @@ class TorchEngine:
         from selftaught.engines import _adapters, _trials
 
         workers, free, bf16 = self._processes(parent), self._free(parent), self._autocast()
-        slots = self._slots(parent)
+        slots = TRIAL_ROWS if self.options.max_rows == "auto" else self.options.max_rows
         if workers > 1 and len(mine) >= _trials.MIN_JOBS:
             served = Served(parent, self._dtype(parent), self.options.prompt, slots, "", bf16, free)
             for finished in self._workers(parent).run(served, jobs, _trials.plan(jobs, mine, workers), stop):
