@@ -223,7 +223,7 @@ class Transaction:
     def _control(self) -> None:
         """A second candidate that learned edits at random, where the recipe asks for it. It decides nothing, so what
         goes wrong with it is noted, and costs the candidate nothing."""
-        if "random_edits" not in self.recipe.gate.controls:
+        if "random_edits" not in self.recipe.gate.controls or not self.setting.tasks.dev:
             return
         try:
             if examples := self._at_random():

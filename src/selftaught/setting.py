@@ -249,7 +249,7 @@ def check_adapt(config: GateConfig, tasks: TaskSet, method: Method, judged: Sequ
             f"gate.primary.protocol=adapt: {len(shown)} documents of held-out questions are learned from.",
             hint="Hold the documents out (tasks.hold=documents).",
         )
-    if config.controls and not tasks.dev:
+    if config.controls and not (tasks.dev or tasks.unasked):
         raise RecipeError("gate.controls are measured on dev, and there is no dev question.", hint="Take them out, or"
                           " give dev a share (tasks.dev).")  # fmt: skip
     if "oracle" in config.controls and not all(d.oracle for d in tasks.documents.values()):
