@@ -10,7 +10,7 @@ from selftaught.engines import _batches, _sample, _score
 from selftaught.engines._memory import SAMPLES, Room
 from selftaught.engines.base import Completion, Notice, Request, StopToken, TrialJob
 
-Asked = tuple[tuple[Completion, ...], tuple[tuple[float, ...], ...]]  # completions and logprobs, as in Trialled
+Reply = tuple[tuple[Completion, ...], tuple[tuple[float, ...], ...]]  # completions and logprobs, as in Trialled
 
 
 class Asker:
@@ -20,7 +20,7 @@ class Asker:
         self.tokens, self.slots, self.free = tokens, slots, free
         self.room, self.room_to_score = Room(*SAMPLES, notice), Room("scores", SAMPLES[1], notice)
 
-    def ask(self, model: Any, trials: Sequence[TrialJob], *, stop: StopToken) -> list[Asked]:
+    def ask(self, model: Any, trials: Sequence[TrialJob], *, stop: StopToken) -> list[Reply]:
         """(completions, log-probabilities of the golds) for each of ``trials``, all of one model."""
         answers = self._answers(model, trials, stop)
         scores = self._scores(model, trials, stop)
@@ -47,5 +47,5 @@ class Asker:
         return [tuple(next(scores) for _ in t.golds) for t in trials]
 
 
-def finite(asked: Asked) -> bool:
+def finite(asked: Reply) -> bool:
     return all(math.isfinite(score) for scores in asked[1] for score in scores)

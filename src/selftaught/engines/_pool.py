@@ -49,7 +49,7 @@ class Served:
     free: int = 0  # bytes for adapters
 
 
-Asked = Request | TrialJob
+Item = Request | TrialJob
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class Pool:
         self.inbox: queue.SimpleQueue[tuple[_Worker, str, Any]] = queue.SimpleQueue()
 
     def run(
-        self, served: Served, requests: Sequence[Asked], batches: Sequence[Any], stop: StopToken
+        self, served: Served, requests: Sequence[Item], batches: Sequence[Any], stop: StopToken
     ) -> Iterator[list[tuple[Any, list[Any]]]]:
         """Yields lists of (part, a completion or Trialled per row), a batch each, as they finish. Stops within a second
         or so.
@@ -110,7 +110,7 @@ class Pool:
         for worker in [*self.workers]:
             self._drop(worker)
 
-    def _hand_out(self, waiting: deque[Work], served: Served, requests: Sequence[Asked]) -> None:
+    def _hand_out(self, waiting: deque[Work], served: Served, requests: Sequence[Item]) -> None:
         self.workers = [w for w in self.workers if w.work or w.process.is_alive()]
         idle = [w for w in self.workers if not w.work]
         while waiting and (idle or len(self.workers) < self.count):
@@ -134,7 +134,7 @@ class Pool:
             worker.beat.clear()
         return [(worker, kind, load) for worker, kind, load in heard if worker in self.workers]
 
-    def _died(self, worker: _Worker, requests: Sequence[Asked]) -> list[Work]:
+    def _died(self, worker: _Worker, requests: Sequence[Item]) -> list[Work]:
         worker.process.join(1)  # its pipe closes before it is gone, and its exit code should be its own
         work = self._drop(worker)
         work = replace(work, deaths=work.deaths + 1)
@@ -149,7 +149,7 @@ class Pool:
             )
         return [replace(work, parts=half, deaths=LIVES - 1) for half in _halves(work.parts)]
 
-    def _hung(self, worker: _Worker, requests: Sequence[Asked]) -> Work:
+    def _hung(self, worker: _Worker, requests: Sequence[Item]) -> Work:
         work = self._drop(worker)
         work = replace(work, hangs=work.hangs + 1)
         self.notice("worker hung", seconds=round(worker.silent, 1), rows=len(work), hangs=work.hangs)
@@ -211,7 +211,7 @@ class _Worker:
 # ---------------------------------------------------------------- small parts
 
 
-def _cut(requests: Sequence[Asked], parts: Sequence[Any]) -> tuple[list[Asked], list[Any]]:
+def _cut(requests: Sequence[Item], parts: Sequence[Any]) -> tuple[list[Item], list[Any]]:
     """Only what one batch needs, renumbered, to send to a worker."""
     return [requests[p.request] for p in parts], [replace(p, request=k) for k, p in enumerate(parts)]
 
@@ -234,7 +234,7 @@ def _halves(parts: Sequence[Any]) -> tuple[list[Any], list[Any]]:
     return first, rest
 
 
-def _named(work: Work, requests: Sequence[Asked]) -> str:
+def _named(work: Work, requests: Sequence[Item]) -> str:
     part = work.parts[0]
     first = requests[part.request]
     if isinstance(first, TrialJob):
