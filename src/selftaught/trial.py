@@ -14,7 +14,7 @@ from typing import Any
 
 from selftaught.config import TrialConfig
 from selftaught.engines.base import Completion, StopToken, Tokens, TrialJob, Trialled, Tries, TuneJob, never
-from selftaught.errors import IntegrityError
+from selftaught.errors import IntegrityError, RecipeError
 from selftaught.methods.base import Method, Trial, answering
 from selftaught.opinions import Opinions
 from selftaught.roles import Role
@@ -75,6 +75,8 @@ class Tryer:
     def _run(self, checkpoint: Checkpoint, trials: Sequence[Trial]) -> list[tuple[Tried, ...]]:
         keys = [digest(checkpoint.digest, self.key, t.id) for t in trials]
         new = {key: t for key, t in zip(keys, trials, strict=True) if key not in self._known}
+        if not hasattr(self.engine, "trials"):
+            raise RecipeError("This engine trains no throw-away adapters.", hint="Take engine.name=torch_engine.")
         jobs = [self._job(checkpoint, trial) for trial in new.values()]
         names = list(new)
         for index, done in self.engine.trials(jobs, stop=self.stop, progress=self.view.progress):
