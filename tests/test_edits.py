@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from typing import get_args
 
 import pytest
 
+from selftaught.config import Member
 from selftaught.engines.scripted import ByteTokens
+from selftaught.errors import RecipeError
+from selftaught.load import make
 from selftaught.methods import _edits
 from selftaught.methods.selfedit import Selfedit
 from selftaught.types import Document, Example
@@ -32,6 +36,12 @@ def test_every_format_shows_title_and_passage_as_they_are(form: _edits.Format) -
 
 def test_a_prompt_of_ones_own() -> None:
     assert _edits.prompt("implications", "On {title}: {text} Notes:", TEA) == f"On Tea: {TEA.text} Notes:"
+
+
+@pytest.mark.parametrize("name", ["selfedit", "continued_pretraining"])
+def test_a_prompt_without_the_document_is_refused(name: str) -> None:
+    with pytest.raises(RecipeError, match=re.escape("prompt needs {text}")):
+        make("methods", Member(name=name, prompt="{title}:"))  # type: ignore[call-arg]
 
 
 def test_the_formats_differ() -> None:

@@ -10,6 +10,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from selftaught.config import TrialConfig
@@ -131,7 +132,7 @@ class Tryer:
         cut = completion.error or (TRUNCATED if completion.finish == "length" else UNFINISHED if said is None else None)
         answer, score = self.source.grade(task, (said or "").strip())
         right = float(cut is None and score >= CORRECT_SCORE)
-        return Tried(trial.id, task.id, answer, text, right, sum(logprobs) / len(logprobs), cut)
+        return Tried(trial.id, task.id, answer, text, right, fmean(logprobs) if logprobs else LOST, cut)
 
 
 def tuning(parent: Checkpoint, trial: Trial, config: TrialConfig, seed: int) -> TuneJob:

@@ -12,9 +12,12 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import Literal
 
+from pydantic import Field, field_validator
+
+from selftaught.config import Section
 from selftaught.engines.base import Tokens
 from selftaught.pieces import pieces
-from selftaught.types import Document, Example
+from selftaught.types import Document, Example, Sampling, Task
 
 Format = Literal[
     "implications",
@@ -48,6 +51,39 @@ INSTRUCTIONS: dict[str, tuple[str, str]] = {  # format -> (instruction, what the
 }
 _NUMBERED_QUESTION = re.compile(r"(?m)^\s*Question\s*\d*\s*:")
 _FIRST = re.compile(r"\s*1[.)]\s")
+
+
+class Writing(Section):
+    """What every method that has edits written may be told about them, and about answers."""
+
+    format: Format = "implications"
+    prompt: str | None = None  # instead of the format's, with {title} and {text}
+    chat: bool = False  # whether the prompt is a user's turn, or text that the model goes on with
+    temperature: float = Field(default=1.0, gt=0)
+    top_p: float = Field(default=0.95, gt=0, le=1)
+    max_tokens: int = Field(default=1024, ge=1)
+    title: bool = True  # stands before every training text
+    passage: bool = True  # the document is learned too
+    answer_tokens: int = Field(default=64, ge=1)
+    answer_stop: tuple[str, ...] = ("\n",)  # ends an answer
+
+    @field_validator("prompt")
+    @classmethod
+    def _shows_the_document(cls, value: str | None) -> str | None:
+        if value is not None and "{text}" not in value:
+            raise ValueError("prompt needs {text}, where the document stands")
+        return value
+
+    def study(self, document: Document) -> Task:
+        """How a document is put so that a model writes an edit of it."""
+        message = {"role": "user", "content": prompt(self.format, self.prompt, document)}
+        return Task((message,), checker="", group=document.id, form="plain" if self.chat else "raw")
+
+    def sampling(self, edits: int) -> Sampling:
+        return Sampling(edits, self.temperature, self.top_p, max_tokens=self.max_tokens)
+
+    def answering(self) -> Sampling:
+        return Sampling(max_tokens=self.answer_tokens, stop=self.answer_stop)
 
 
 def prompt(form: Format, own: str | None, document: Document) -> str:

@@ -12,26 +12,15 @@ from dataclasses import replace
 
 from pydantic import Field, model_validator
 
-from selftaught.config import Section
 from selftaught.methods import _edits
 from selftaught.methods.base import Bench, Group
-from selftaught.types import Document, Example, Message, Rollout, Sampling, Task
+from selftaught.types import Document, Example, Rollout, Sampling, Task
 
 
-class ContinuedPretrainingOptions(Section):
+class ContinuedPretrainingOptions(_edits.Writing):
     edits: int = Field(default=5, ge=0)  # of each document
-    format: _edits.Format = "implications"
-    prompt: str | None = None  # instead of the format's, with {title} and {text}
-    chat: bool = False  # whether the prompt is a user's turn, or text that the model goes on with
-    temperature: float = Field(default=1.0, gt=0)
-    top_p: float = Field(default=0.95, gt=0, le=1)
-    max_tokens: int = Field(default=1024, ge=1)
     whole: bool = True  # an edit is one training text, or each of its lines is
-    title: bool = True  # stands before every training text
-    passage: bool = True  # the document is learned too
     piece: int = Field(default=1024, ge=16)  # tokens of a training text; a longer one is cut
-    answer_tokens: int = Field(default=64, ge=1)
-    answer_stop: tuple[str, ...] = ("\n",)  # ends an answer
 
     @model_validator(mode="after")
     def _something(self) -> ContinuedPretrainingOptions:
@@ -50,8 +39,7 @@ class ContinuedPretraining:
         self.options = options
 
     def sampling(self) -> Sampling:
-        o = self.options
-        return Sampling(max(1, o.edits), o.temperature, o.top_p, max_tokens=o.max_tokens)
+        return self.options.sampling(max(1, self.options.edits))
 
     def most(self) -> tuple[int, int]:
         return self.options.edits, self.options.edits + self.options.passage
@@ -60,14 +48,10 @@ class ContinuedPretraining:
         return task
 
     def answering(self) -> Sampling:
-        return Sampling(max_tokens=self.options.answer_tokens, stop=self.options.answer_stop)
+        return self.options.answering()
 
     def study(self, document: Document) -> Task:
-        message: Message = {
-            "role": "user",
-            "content": _edits.prompt(self.options.format, self.options.prompt, document),
-        }
-        return Task((message,), checker="", group=document.id, form="plain" if self.options.chat else "raw")
+        return self.options.study(document)
 
     def propose(self, bench: Bench) -> Iterable[Task]:
         bench.note("documents", len(bench.documents))

@@ -20,32 +20,21 @@ from typing import Literal
 import numpy as np
 from pydantic import Field, model_validator
 
-from selftaught.config import Section
 from selftaught.engines.base import Tokens
 from selftaught.errors import RecipeError
 from selftaught.methods import _edits, _proxy, _rewards
 from selftaught.methods.base import Bench, Group, Supports, Trial
 from selftaught.statements import statements
 from selftaught.tasks.base import Support
-from selftaught.types import Document, Example, Message, Metric, Rollout, Sampling, Task, Tried, Verdict, seed_for
+from selftaught.types import Document, Example, Metric, Rollout, Sampling, Task, Tried, Verdict, seed_for
 
 
-class SelfeditOptions(Section):
+class SelfeditOptions(_edits.Writing):
     passages: int = Field(default=50, ge=1)  # of a round
     edits: int = Field(default=5, ge=1)  # k, of each passage
     seeds: int = Field(default=3, ge=1)  # adapters that try each edit
-    format: _edits.Format = "implications"
-    prompt: str | None = None  # instead of the format's, with {title} and {text}
-    chat: bool = False  # whether the prompt is a user's turn, or text that the model goes on with
-    temperature: float = Field(default=1.0, gt=0)
-    top_p: float = Field(default=0.95, gt=0, le=1)
-    max_tokens: int = Field(default=1024, ge=1)
     whole: bool = False  # an edit is one training text, or each of its lines is
-    title: bool = True  # stands before every training text
-    passage: bool = True  # the passage is learned too
     most: int = Field(default=30, ge=1)  # training texts of an edit
-    answer_tokens: int = Field(default=64, ge=1)
-    answer_stop: tuple[str, ...] = ("\n",)  # ends an answer
     book: str = "{text}\n\n{question}"  # a question with its passage
     check: bool = True  # hold every statement of an edit against its passage, where somebody can tell
     filter: bool = False  # leave out lines with a statement that the passage does not support
@@ -58,8 +47,6 @@ class SelfeditOptions(Section):
 
     @model_validator(mode="after")
     def _fits(self) -> SelfeditOptions:
-        if self.prompt is not None and "{text}" not in self.prompt:
-            raise ValueError("prompt needs {text}, where the document stands")
         if not all(part in self.book for part in ("{text}", "{question}")):
             raise ValueError("book needs {text} and {question}")
         if self.rule == "group_relative" and (self.edits < 2 or self.halving):
@@ -97,11 +84,10 @@ class Selfedit:
     # ------------------------------------------------------------ asking
 
     def sampling(self) -> Sampling:
-        o = self.options
-        return Sampling(o.edits, o.temperature, o.top_p, max_tokens=o.max_tokens)
+        return self.options.sampling(self.options.edits)
 
     def answering(self) -> Sampling:
-        return Sampling(max_tokens=self.options.answer_tokens, stop=self.options.answer_stop)
+        return self.options.answering()
 
     def most(self) -> tuple[int, int]:
         return self.options.edits, self.options.edits
@@ -110,9 +96,7 @@ class Selfedit:
         return task
 
     def study(self, document: Document) -> Task:
-        text = _edits.prompt(self.options.format, self.options.prompt, document)
-        message: Message = {"role": "user", "content": text}
-        return Task((message,), checker="", group=document.id, form="plain" if self.options.chat else "raw")
+        return self.options.study(document)
 
     def lessons(self, text: str, document: Document, tokens: Tokens) -> tuple[Example, ...]:
         o = self.options
@@ -247,7 +231,7 @@ class Selfedit:
                 bench.note("adapters", 1)
                 bench.note("adapters that left the numbers", int(bool(rows) and all(_lost(r) for r in rows)))
                 bench.note("answers", len(rows))
-                bench.note("empty answers", sum(not r.text.strip() for r in rows))
+                bench.note("empty answers", sum(r.error is None and not r.text.strip() for r in rows))
             if len(waves) > 1:
                 alive = [g[i] for g in _by_document(alive)
                          for i in _rewards.top([e.reward for e in g], math.ceil(len(g) / 2))]  # fmt: skip
