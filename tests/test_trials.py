@@ -238,7 +238,7 @@ def test_jobs_of_two_parents_each_go_to_their_own(two_parents: tuple[Checkpoint,
     tried([*jobs, trial(two_parents[1], 7, weight=float("nan"), batches=[[1]])], made)
     assert {f["job"] for event, f in heard if event == "step refused"} == {6}
     assert all(together[i] != together[i + 1] for i in (0, 2, 4)), "another parent is another job"
-    assert steps == [(k + 1, 6, "jobs") for k in range(6)]
+    assert steps == [(k + 1, 6, "adapters") for k in range(6)]
 
 
 def test_without_batches_it_is_the_parent_that_is_asked(two_parents: tuple[Checkpoint, ...]) -> None:

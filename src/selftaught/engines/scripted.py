@@ -169,7 +169,7 @@ class Scripted:
             if stop():
                 raise Stopped
             yield index, self._trial(job)
-            progress(index + 1, len(jobs), "jobs")
+            progress(index + 1, len(jobs), "adapters")
 
     def _trial(self, trial: TrialJob) -> Trialled:
         """The adapter knows what its examples state; its skill is the parent's."""

@@ -279,7 +279,7 @@ class TorchEngine:
             mine = [i for i, t in enumerate(jobs) if t.job.parent.digest == parent.digest]
             for i, found in self._tried(parent, jobs, mine, stop):
                 done += 1
-                progress(done, len(jobs), "jobs")
+                progress(done, len(jobs), "adapters")
                 yield i, found
 
     def _tried(
