@@ -7,7 +7,7 @@ ARGS ?=
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv demo test test-all bundled bench bench-framework bench-sampling bench-inner bench-squad study-sums study-plateau study-people study-gate clean
+.PHONY: help venv demo test test-all bundled bench bench-framework bench-sampling bench-inner bench-squad study-sums study-plateau study-people study-untrue study-contain study-gate clean
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 BIN := .venv/bin
@@ -81,6 +81,12 @@ study-plateau: venv ## does more pretraining move the bundled base? (about 25 mi
 
 study-people: venv ## does reinforcement make a better editor of bundled:people? goes on where it stopped (hours)
 	$(BIN)/python benchmarks/studies/people.py $(ARGS)
+
+study-untrue: venv ## what do adapters learn from notes that are not true? goes on where it stopped (half an hour)
+	$(BIN)/python benchmarks/studies/untrue.py $(ARGS)
+
+study-contain: venv ## does one update put 200 documents into bundled:people? goes on where it stopped (half an hour)
+	$(BIN)/python benchmarks/studies/contain.py $(ARGS)
 
 study-gate: venv ## how often the gate is wrong, with simulated models (about five minutes)
 	PYTHONPATH=tests $(BIN)/python benchmarks/studies/gate.py $(ARGS)

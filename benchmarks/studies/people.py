@@ -209,6 +209,15 @@ def candidates(record: ledger.RunRecord, base: Checkpoint) -> dict[str, Checkpoi
 # ---------------------------------------------------------------- tables
 
 
+def keep(path: Path, results: Mapping[str, Mapping[str, Any]]) -> None:
+    """Writes results with a line for each arm of each seed."""
+    seeds = []
+    for name, rows in results.items():
+        arms = ",\n".join(f"{json.dumps(arm)}: {json.dumps(row)}" for arm, row in rows.items())
+        seeds.append(f"{json.dumps(name)}: {{\n{arms}\n}}")
+    path.write_text("{\n" + ",\n".join(seeds) + "\n}\n")
+
+
 def two_level(differences: Sequence[Sequence[float]]) -> tuple[float, float, float]:
     """(mean, low, high): 95 % bootstrap over seeds, and over passages within each."""
     rng = np.random.default_rng(0)
@@ -252,7 +261,7 @@ def main() -> None:
     results: dict[str, Any] = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
 
     def save() -> None:
-        RESULTS.write_text(json.dumps(results, indent=0) + "\n")
+        keep(RESULTS, results)
 
     if not arguments.tables:
         arguments.folder.mkdir(parents=True, exist_ok=True)
