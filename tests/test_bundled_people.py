@@ -82,7 +82,7 @@ def test_its_notes_are_mostly_right_and_differ_in_what_they_cover(notes: list[tu
 
 def test_its_card_names_seed_and_command() -> None:
     card = (FOLDER / "README.md").read_text()
-    assert "python training/people.py" in card and "seed 0" in card and "version 1" in card
+    assert "python training/people.py" in card and "seed 0" in card and "version 2" in card
 
 
 def test_it_is_a_standard_folder() -> None:

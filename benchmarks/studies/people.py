@@ -50,10 +50,16 @@ RESULTS = HERE / "results" / "people.json"
 SEEDS = (1, 2, 3)
 SETTINGS_SEED = 1000  # a world of its own, in which the settings are chosen
 SETTINGS_PASSAGES = 60
-GRID = [(2e-3, 10), (2e-3, 20), (2e-3, 40), (4e-3, 10), (4e-3, 20)]  # learning rate, epochs
+GRID = [
+    (2e-3, 10),
+    (4e-3, 10),
+    (8e-3, 10),
+    (4e-3, 5),
+    (8e-3, 5),
+]  # learning rate, epochs: at most what the recipe takes
 TUNED = ("passage", OWN, "oracle")  # arms that get the settings that are best for them
 PASSAGES, ADAPTERS = 400, 1
-VAULT = 60  # the arms are judged on passages of their own, so the run's look at its vault may be short
+DEV, VAULT = 100, 60  # the arms are judged on passages of their own, so the run's looks may be short
 ARMS = ("base", "passage", "own", "round 1", "round 2", "editor 1", "editor 2", "random", "oracle", "in context",
         "retrieval")  # fmt: skip
 PAIRS = (("own", "passage"), ("round 1", "own"), ("round 2", "own"), ("round 2", "round 1"), ("editor 1", "own"),
@@ -155,7 +161,7 @@ def study(seed: int, settings: Mapping[str, TrialConfig], folder: Path, row: dic
     """Two rounds of the loop, then every arm that is missing."""
     trial = settings[OWN]
     recipe = read_recipe(RECIPE, [
-        f"seed={seed}", "rounds=2", "patience=2", f"tasks.test={PASSAGES}", f"tasks.vault={VAULT}",
+        f"seed={seed}", "rounds=2", "patience=2", f"tasks.test={PASSAGES}", f"tasks.dev={DEV}", f"tasks.vault={VAULT}",
         "gate.controls=[random_edits]",
         f"trial.lr={trial.lr:g}", f"trial.epochs={trial.epochs}",
     ])  # fmt: skip
