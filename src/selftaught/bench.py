@@ -170,6 +170,8 @@ class RunBench:
         self.labels_read = self.labels_read or any(q.id in given for t in asked for q in t.questions)
 
         def make(out: Path) -> Mapping[str, Any]:
+            self._store.journal("stage", stage="try")
+            self._view.stage("try", f"{len(asked):,} adapters")
             counted = tryer.opinions.counting()
             rows = tryer.run(self._parent, asked)
             write_rows(out / "rows.parquet", Tried, [r for some in rows for r in some])

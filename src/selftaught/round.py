@@ -110,8 +110,8 @@ class Transaction:
         if said := written_by(self.recipe):
             self.view.line(f"  {said}")
         groups = self._groups = self.bench.generate(proposed, self.method.sampling(), role="source")
-        self.setting.stage("curate")
         made = list(heeding(self.setting.stop, self.method.harvest(groups, self.bench), LOOK))
+        self.setting.stage("curate")
         examples = mixed(made, self.setting, self.bench)
         asked = {t.id: t for t, _ in groups}
         seen = signals(groups)
