@@ -227,7 +227,9 @@ class Transaction:
             return
         try:
             if examples := self._at_random():
-                self.judge.compare("random_edits", self._train(examples, "random_edits"))
+                student = self._train(examples, "random_edits")
+                self.setting.stage("evaluate", "random edits on dev")
+                self.judge.compare("random_edits", student)
                 return
             why = "no edit was left to learn from"
         except (NonFiniteError, NonFiniteLogits) as error:
