@@ -20,6 +20,7 @@ import argparse
 import json
 import random
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -76,10 +77,12 @@ def spoil(
         notes.append(instead)
     found: dict[str, list[list[float]]] = {"spoilt: true": [], "spoilt: false": [], "others: true": []}
     for trial, instead, rows in zip(trials, notes, tryer.run(base, trials), strict=True):
-        said = {t.source.rpartition(": ")[2]: (r.right, r.answer) for t, r in zip(trial.questions, rows, strict=True)}
-        found["spoilt: true"].append([right for a, (right, _) in said.items() if a in instead])
-        found["spoilt: false"].append([float(answer == instead[a]) for a, (_, answer) in said.items() if a in instead])
-        found["others: true"].append([right for a, (right, _) in said.items() if a not in instead])
+        said = {t.source.rpartition(": ")[2]: (t, r) for t, r in zip(trial.questions, rows, strict=True)}
+        found["spoilt: true"].append([r.right for a, (_, r) in said.items() if a in instead])
+        found["spoilt: false"].append([
+            whole.grade(replace(t, answer=instead[a]), r.text.strip())[1] for a, (t, r) in said.items() if a in instead
+        ])  # fmt: skip
+        found["others: true"].append([r.right for a, (_, r) in said.items() if a not in instead])
     return found
 
 
