@@ -50,8 +50,8 @@ ARMS = {
 GRID = {  # learning rate, epochs; the passages alone are a fifth of the text, so they get more of them
     "passages, full": [(5e-4, 16), (5e-4, 48), (1e-3, 48)],
     "passages, LoRA": [(2e-3, 16), (2e-3, 48), (4e-3, 48)],
-    "own edits, full": [(5e-4, 8), (1e-3, 8), (1e-3, 16)],
-    "own edits, LoRA": [(2e-3, 8), (4e-3, 8), (4e-3, 16)],
+    "own edits, full": [(5e-4, 8), (1e-3, 8)],
+    "own edits, LoRA": [(2e-3, 8), (4e-3, 8)],
 }
 
 
