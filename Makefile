@@ -67,7 +67,7 @@ bench-framework: venv ## what a run costs besides its model: the sums recipe thr
 bench-sampling: venv ## sampling beside generate and generate_batch, one thread (half an hour; ARGS="--models bundled" for less)
 	$(BIN)/python benchmarks/sampling.py $(ARGS)
 
-bench-inner: venv ## many adapters beside PEFT, one thread (half an hour; ARGS="--models 1m" for less, ARGS=--equal for equality)
+bench-inner: venv ## many adapters beside PEFT, one thread (an hour; ARGS="--models 1m" for less, ARGS=--equal for equality)
 	$(BIN)/python benchmarks/inner.py $(ARGS)
 
 bench-squad: venv ## a round of self-edits on SQuAD, 50 x 5 x 3, beside the reference's bill; goes on where it stopped
@@ -79,7 +79,7 @@ study-sums: venv ## the study of the sums world; goes on where it stopped (bench
 study-plateau: venv ## does more pretraining move the bundled base? (about 25 minutes)
 	$(BIN)/python benchmarks/studies/plateau.py $(ARGS)
 
-study-people: venv ## does reinforcement make a better editor of bundled:people? goes on where it stopped (hours)
+study-people: venv ## does reinforcement make a better editor of bundled:people? goes on where it stopped (an hour)
 	$(BIN)/python benchmarks/studies/people.py $(ARGS)
 
 study-untrue: venv ## what do adapters learn from notes that are not true? goes on where it stopped (half an hour)
