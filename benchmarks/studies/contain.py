@@ -113,6 +113,9 @@ def study(seeds: Sequence[int], results: dict[str, Any], folder: Path) -> None:
 
 
 def tables(results: Mapping[str, Any]) -> None:
+    for name, row in results.get("settings", {}).items():
+        after, known = float(np.mean(row["after"])), row["known after"]
+        print(f"settings, {name:32}{100 * after:6.1f} right, known {100 * known:.1f}, {row['outcome']}")
     rows = [results[f"seed {s}"] for s in SEEDS if len(results.get(f"seed {s}", ())) == len(ARMS)]
     if not rows:
         return
