@@ -13,7 +13,7 @@ import pytest
 
 import papers
 import small
-from selftaught import loop
+from selftaught import loop, texts
 from selftaught.config import Recipe, parse_recipe
 from selftaught.engines.base import Tuned, TuneJob
 from selftaught.engines.scripted import Scripted
@@ -21,7 +21,7 @@ from selftaught.errors import NonFiniteError, RecipeError, Stopped
 from selftaught.ledger import RunRecord, read_run
 from selftaught.methods.selfedit import Edit
 from selftaught.rows import read_rows
-from selftaught.types import Document, Example, Report, Rollout, Task, Verdict
+from selftaught.types import Document, Example, Item, Report, Rollout, Task, Verdict
 
 RECIPE = """
 name: docs
@@ -101,6 +101,15 @@ def test_no_held_out_document_is_learned_from(record: RunRecord) -> None:
     split = {method.study(d).id: d.split for d in documents.values()}
     assert {split[t] for t in shown} == {"train"}
     assert {d.split for d in documents.values()} == {"train", "dev", "vault"}
+
+
+def test_the_text_guard_holds_documents_that_nothing_learned(tmp_path: Path) -> None:
+    record = run(tmp_path, "gate.text_items=15", documents=60)
+    unit, tasks = record.evaluations()["candidate", "text"], record.units("tasks")[0]
+    items = read_rows(record.path / unit["place"] / "items.parquet", Item)
+    documents = read_rows(record.path / tasks["place"] / "documents.parquet", Document)
+    held = {t.id for t in texts.documents([d for d in documents if d.split == "dev"])}
+    assert len(items) == 15 and {i.id for i in items} <= held
 
 
 def test_one_edit_of_each_held_out_document_is_judged(record: RunRecord) -> None:

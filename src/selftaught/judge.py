@@ -119,6 +119,9 @@ class Judge:
         if name == "text" and s.real_text:
             return texts.as_sequences(s.real_text, s.tokens)
         if name == "text":
+            held = [d for d in s.whole.documents.values() if d.split == "dev"]  # unless documents are what is learned
+            if held:
+                return texts.as_sequences(texts.documents(held[: config.text_items]), s.tokens)
             return texts.questions_as_sequences(s.tasks.dev[: config.text_items], s.method, s.tokens)
         if not texts.can_write_unprompted(s.tokens):
             return []
