@@ -27,7 +27,7 @@ from typing import Any
 
 import numpy as np
 
-from people import keep, two_level
+from people import by_passage, keep, two_level
 from selftaught import ledger, loop
 from selftaught.config import read_recipe
 from selftaught.evaluate import answers
@@ -80,17 +80,10 @@ def run_arm(seed: int, arm: str, settings: tuple[float, int], folder: Path) -> d
     row = {"settings": f"{lr:g} x {epochs}", "outcome": done.decision.outcome, "seconds": round(seconds),
            "tokens": unit["facts"]["tokens"], "steps": unit["facts"]["steps"]}  # fmt: skip
     for name, checkpoint in (("before", base), ("after", learned)):
-        row[name] = by_group(right(checkpoint, asked), groups)
+        row[name] = by_passage(right(checkpoint, asked), groups)
         row[f"known {name}"] = round(float(np.mean(right(checkpoint, tasks.guards["known"]))), 4)
     engine.close()
     return row
-
-
-def by_group(scores: Sequence[float], groups: Sequence[str | None]) -> list[float]:
-    found: dict[str | None, list[float]] = {}
-    for score, group in zip(scores, groups, strict=True):
-        found.setdefault(group, []).append(score)
-    return [round(float(np.mean(some)), 4) for some in found.values()]
 
 
 def study(seeds: Sequence[int], results: dict[str, Any], folder: Path) -> None:

@@ -41,7 +41,7 @@ from selftaught.engines.base import Engine
 from selftaught.statements import statements
 from selftaught.tasks.base import TaskSet
 from selftaught.trial import Tryer
-from selftaught.types import Checkpoint, Item, Rollout, Task
+from selftaught.types import Checkpoint, Rollout, Task
 from selftaught.view import Plain
 
 HERE = Path(__file__).parent
@@ -99,19 +99,19 @@ def judge(
     writer = Writer(engine, arm.writer, tokens) if arm.writer else None
     found = adapt(tryer, arm.learner, "test", tasks, "accuracy", recipe.seed, writer, arm.control)
     return {
-        "scores": by_passage(found.items),
+        "scores": by_passage([i.score for i in found.items], [i.group for i in found.items]),
         "accuracy": round(found.report.metrics["accuracy"].value, 5),
         "empty": round(found.report.metrics["empty"].value, 5),
         "statements": stated(found.edits, whole, method),
     }
 
 
-def by_passage(items: Sequence[Item]) -> list[float]:
-    """Share of right answers of each passage, in order."""
+def by_passage(scores: Sequence[float], passages: Sequence[str | None]) -> list[float]:
+    """The mean score of each passage's questions, in order."""
     found: dict[str | None, list[float]] = {}
-    for item in items:
-        found.setdefault(item.group, []).append(item.score)
-    return [round(float(np.mean(scores)), 5) for scores in found.values()]
+    for score, passage in zip(scores, passages, strict=True):
+        found.setdefault(passage, []).append(score)
+    return [round(float(np.mean(some)), 5) for some in found.values()]
 
 
 def stated(edits: Sequence[Rollout], whole: TaskSet, method: Any) -> dict[str, int]:
