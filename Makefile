@@ -79,13 +79,13 @@ study-sums: venv ## the study of the sums world; goes on where it stopped (bench
 study-plateau: venv ## does more pretraining move the bundled base? (about 25 minutes)
 	$(BIN)/python benchmarks/studies/plateau.py $(ARGS)
 
-study-people: venv ## does reinforcement make a better editor of bundled:people? goes on where it stopped (an hour)
+study-people: venv ## does reinforcement make a better editor of bundled:people? goes on where it stopped (an hour or more)
 	$(BIN)/python benchmarks/studies/people.py $(ARGS)
 
 study-untrue: venv ## what do adapters learn from notes that are not true? goes on where it stopped (half an hour)
 	$(BIN)/python benchmarks/studies/untrue.py $(ARGS)
 
-study-contain: venv ## does one update put 200 documents into bundled:people? goes on where it stopped (half an hour)
+study-contain: venv ## does one update put 200 documents into bundled:people? goes on where it stopped (an hour, about)
 	$(BIN)/python benchmarks/studies/contain.py $(ARGS)
 
 study-gate: venv ## how often the gate is wrong, with simulated models (about five minutes)

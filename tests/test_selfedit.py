@@ -13,7 +13,7 @@ import pytest
 
 import papers
 import small
-from selftaught import loop, texts
+from selftaught import loop
 from selftaught.config import Recipe, parse_recipe
 from selftaught.engines.base import Tuned, TuneJob
 from selftaught.engines.scripted import Scripted
@@ -108,7 +108,7 @@ def test_the_text_guard_holds_documents_that_nothing_learned(tmp_path: Path) -> 
     unit, tasks = record.evaluations()["candidate", "text"], record.units("tasks")[0]
     items = read_rows(record.path / unit["place"] / "items.parquet", Item)
     documents = read_rows(record.path / tasks["place"] / "documents.parquet", Document)
-    held = {t.id for t in texts.documents([d for d in documents if d.split == "dev"])}
+    held = {Task(({"role": "user", "content": d.text},), form="document").id for d in documents if d.split == "dev"}
     assert len(items) == 15 and {i.id for i in items} <= held
 
 

@@ -12,13 +12,11 @@ seed, with settings chosen for it alone in a world that is not judged (GRID). Ar
     own edits, LoRA
 
 Right answers are over the questions of dev and vault, 200 documents. "known" is what the model knew before: people that
-it was trained on. Intervals are two-level bootstraps over seeds, and over documents within them (people.py).
+it was trained on. Intervals are two-level bootstraps over seeds, and over documents within them (common.py).
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 import shutil
 import time
 from collections.abc import Mapping, Sequence
@@ -27,7 +25,7 @@ from typing import Any
 
 import numpy as np
 
-from people import by_passage, keep, two_level
+from common import Results, by_passage, command, keep, percent
 from selftaught import ledger, loop
 from selftaught.config import read_recipe
 from selftaught.evaluate import answers
@@ -86,7 +84,7 @@ def run_arm(seed: int, arm: str, settings: tuple[float, int], folder: Path) -> d
     return row
 
 
-def study(seeds: Sequence[int], results: dict[str, Any], folder: Path) -> None:
+def study(seeds: Sequence[int], results: Results, folder: Path) -> None:
     """Run what is missing; results are saved after every run."""
 
     def have(name: str, arm: str, settings: tuple[float, int]) -> Any:
@@ -128,25 +126,8 @@ def tables(results: Mapping[str, Any]) -> None:
         pairs = [np.subtract(a["after"], b["after"])
                  for a, b in zip(found[f"own edits, {kind}"], found[f"passages, {kind}"], strict=True)]  # fmt: skip
         seeds = " ".join(f"{100 * p.mean():+.1f}" for p in pairs)
-        print(f"own edits - passages, {kind}: {percent(pairs)}; by seed {seeds}")
-
-
-def percent(rows: Sequence[Any]) -> str:
-    mean, low, high = two_level(rows)
-    return f"{100 * mean:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS)
-    parser.add_argument("--folder", type=Path, default=Path("runs") / "study-contain", help="its runs")
-    parser.add_argument("--tables", action="store_true", help="print what is there, run nothing")
-    arguments = parser.parse_args()
-    results: dict[str, Any] = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
-    if not arguments.tables:
-        study(arguments.seeds, results, arguments.folder)
-    tables(results)
+        print(f"own edits - passages, {kind}: {percent(pairs, '+')}; by seed {seeds}")
 
 
 if __name__ == "__main__":
-    main()
+    command(__doc__, RESULTS, SEEDS, study, tables)

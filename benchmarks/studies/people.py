@@ -24,8 +24,6 @@ Intervals are two-level bootstraps, over seeds and over passages within them.
 
 from __future__ import annotations
 
-import argparse
-import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -34,6 +32,7 @@ from typing import Any
 
 import numpy as np
 
+from common import Results, by_passage, command, keep, percent
 from selftaught import ledger, load, loop
 from selftaught.adapt import OWN, Writer, adapt
 from selftaught.config import Recipe, TrialConfig, read_recipe
@@ -50,13 +49,7 @@ RESULTS = HERE / "results" / "people.json"
 SEEDS = (1, 2, 3)
 SETTINGS_SEED = 1000  # a world of its own, in which the settings are chosen
 SETTINGS_PASSAGES = 60
-GRID = [
-    (2e-3, 10),
-    (4e-3, 10),
-    (8e-3, 10),
-    (4e-3, 5),
-    (8e-3, 5),
-]  # learning rate, epochs: at most what the recipe takes
+GRID = [(2e-3, 10), (4e-3, 10), (8e-3, 10), (4e-3, 5), (8e-3, 5)]  # learning rate, epochs (the recipe's at most)
 TUNED = ("passage", OWN, "oracle")  # arms that get the settings that are best for them
 PASSAGES, ADAPTERS = 400, 1
 DEV, VAULT = 100, 60  # the arms are judged on passages of their own, so the run's looks may be short
@@ -65,7 +58,6 @@ ARMS = ("base", "passage", "own", "round 1", "round 2", "editor 1", "editor 2", 
 PAIRS = (("own", "passage"), ("round 1", "own"), ("round 2", "own"), ("round 2", "round 1"), ("editor 1", "own"),
          ("editor 2", "own"), ("round 1", "random"), ("random", "own"), ("oracle", "round 2"),
          ("round 2", "in context"))  # fmt: skip
-DRAWS = 10_000
 
 
 # ---------------------------------------------------------------- arms
@@ -104,14 +96,6 @@ def judge(
         "empty": round(found.report.metrics["empty"].value, 5),
         "statements": stated(found.edits, whole, method),
     }
-
-
-def by_passage(scores: Sequence[float], passages: Sequence[str | None]) -> list[float]:
-    """The mean score of each passage's questions, in order."""
-    found: dict[str | None, list[float]] = {}
-    for score, passage in zip(scores, passages, strict=True):
-        found.setdefault(passage, []).append(score)
-    return [round(float(np.mean(some)), 5) for some in found.values()]
 
 
 def stated(edits: Sequence[Rollout], whole: TaskSet, method: Any) -> dict[str, int]:
@@ -215,67 +199,37 @@ def candidates(record: ledger.RunRecord, base: Checkpoint) -> dict[str, Checkpoi
 # ---------------------------------------------------------------- tables
 
 
-def keep(path: Path, results: Mapping[str, Mapping[str, Any]]) -> None:
-    """Writes results with a line for each arm of each seed."""
-    seeds = []
-    for name, rows in results.items():
-        arms = ",\n".join(f"{json.dumps(arm)}: {json.dumps(row)}" for arm, row in rows.items())
-        seeds.append(f"{json.dumps(name)}: {{\n{arms}\n}}")
-    path.write_text("{\n" + ",\n".join(seeds) + "\n}\n")
-
-
-def two_level(differences: Sequence[Sequence[float]]) -> tuple[float, float, float]:
-    """(mean, low, high): 95 % bootstrap over seeds, and over passages within each."""
-    rng = np.random.default_rng(0)
-    rows = [np.asarray(d) for d in differences]
-    draws = []
-    for _ in range(DRAWS):
-        chosen = [rows[i] for i in rng.integers(0, len(rows), len(rows))]
-        draws.append(float(np.mean([r[rng.integers(0, len(r), len(r))].mean() for r in chosen])))
-    low, high = np.quantile(draws, [0.025, 0.975])
-    return float(np.mean([r.mean() for r in rows])), float(low), float(high)
-
-
 def tables(results: Mapping[str, Any]) -> None:
     rows = [results[f"seed {s}"] for s in SEEDS if f"seed {s}" in results]
     names = [a for a in ARMS if all(a in r for r in rows)]
-    print(f"\n{'arm':12}{'right':>8}   95 % interval     by seed{'':14}empty   unsupported of stated")
+    print(f"\n{'arm':12}{'right, 95 % interval':>22}   by seed{'':14}empty   unsupported of stated")
     for name in names:
-        mean, low, high = two_level([r[name]["scores"] for r in rows])
+        right = percent([r[name]["scores"] for r in rows])
         seeds = " ".join(f"{100 * r[name]['accuracy']:5.1f}" for r in rows)
         said = [r[name]["statements"] for r in rows]
         wrong = sum(s.get(k, 0) for s in said for k in ("unsupported", "contradicted"))
         total = sum(n for s in said for k, n in s.items() if k != "states nothing")
         empty = float(np.mean([r[name]["empty"] for r in rows]))
         share = f"{100 * empty:5.2f}   {wrong} of {total}" if total else f"{100 * empty:5.2f}"
-        print(f"{name:12}{100 * mean:8.1f}   [{100 * low:5.1f}, {100 * high:5.1f}]   {seeds}   {share}")
+        print(f"{name:12}{right:>22}   {seeds}   {share}")
     print("\ndifference on the same passages")
     for one, other in PAIRS:
         if one in names and other in names:
             pairs = [np.asarray(r[one]["scores"]) - np.asarray(r[other]["scores"]) for r in rows]
-            mean, low, high = two_level(pairs)
             seeds = " ".join(f"{100 * p.mean():+5.1f}" for p in pairs)
-            print(f"{one + ' - ' + other:22}{100 * mean:+6.1f}   [{100 * low:+5.1f}, {100 * high:+5.1f}]   {seeds}")
+            print(f"{one + ' - ' + other:22}{percent(pairs, '+'):>22}   {seeds}")
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS)
-    parser.add_argument("--folder", type=Path, default=Path("runs") / "study-people", help="runs and finished trials")
-    parser.add_argument("--tables", action="store_true", help="print what is there, run nothing")
-    arguments = parser.parse_args()
-    results: dict[str, Any] = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
-
+def run(seeds: Sequence[int], results: Results, folder: Path) -> None:
     def save() -> None:
         keep(RESULTS, results)
 
-    if not arguments.tables:
-        arguments.folder.mkdir(parents=True, exist_ok=True)
-        settings = settle(results, arguments.folder, save)
-        for seed in arguments.seeds:
-            study(seed, settings, arguments.folder, results.setdefault(f"seed {seed}", {}), save)
-    tables(results)
+    settings = settle(results, folder, save)
+    for seed in seeds:
+        row = results.setdefault(f"seed {seed}", {})
+        if any(arm not in row for arm in ARMS):
+            study(seed, settings, folder, row, save)
 
 
 if __name__ == "__main__":
-    main()
+    command(__doc__, RESULTS, SEEDS, run, tables)

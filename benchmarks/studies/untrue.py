@@ -11,13 +11,11 @@ with the passage or without it, and is asked about the passage's facts, in other
     of the others      how many it answers as the passage has it
 
 Then the model's own edits, as they are and through the filter (method.filter), which leaves out every line that states
-something the passage does not support. Settings are the recipe's. Intervals are two-level bootstraps (people.py).
+something the passage does not support. Settings are the recipe's. Intervals are two-level bootstraps (common.py).
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -26,7 +24,8 @@ from typing import Any
 
 import numpy as np
 
-from people import RECIPE, Arm, asked, judge, keep, two_level
+from common import Results, command, keep, percent
+from people import RECIPE, Arm, asked, judge
 from selftaught import load, loop
 from selftaught.adapt import OWN, by_document
 from selftaught.config import Recipe, read_recipe
@@ -128,9 +127,8 @@ def tables(results: Mapping[str, Any]) -> None:
         for name in both:
             print(f"{name:24}{share([[[s] for s in r[name]['scores']] for r in rows])}")
         pairs = [np.subtract(r[both[1]]["scores"], r[both[0]]["scores"]) for r in rows]
-        mean, low, high = two_level(pairs)
         seeds = " ".join(f"{100 * p.mean():+5.1f}" for p in pairs)
-        print(f"{'difference':24}{100 * mean:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]; by seed {seeds}")
+        print(f"{'difference':24}{percent(pairs, '+')}; by seed {seeds}")
 
 
 def share(by_seed: Sequence[Sequence[Sequence[float]]]) -> str:
@@ -138,27 +136,13 @@ def share(by_seed: Sequence[Sequence[Sequence[float]]]) -> str:
     kept = [[float(np.mean(some)) for some in passages if some] for passages in by_seed]
     if not all(kept) or not kept:
         return "-"
-    mean, low, high = two_level(kept)
-    return f"{100 * mean:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
+    return percent(kept)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS)
-    parser.add_argument("--folder", type=Path, default=Path("runs") / "study-untrue", help="finished trials")
-    parser.add_argument("--tables", action="store_true", help="print what is there, run nothing")
-    arguments = parser.parse_args()
-    results: dict[str, Any] = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
-
-    def save() -> None:
-        keep(RESULTS, results)
-
-    if not arguments.tables:
-        arguments.folder.mkdir(parents=True, exist_ok=True)
-        for seed in arguments.seeds:
-            study(seed, arguments.folder, results.setdefault(f"seed {seed}", {}), save)
-    tables(results)
+def run(seeds: Sequence[int], results: Results, folder: Path) -> None:
+    for seed in seeds:
+        study(seed, folder, results.setdefault(f"seed {seed}", {}), lambda: keep(RESULTS, results))
 
 
 if __name__ == "__main__":
-    main()
+    command(__doc__, RESULTS, SEEDS, run, tables)

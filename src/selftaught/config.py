@@ -189,7 +189,7 @@ class GateConfig(Section):
     min_gain: float = Field(default=0.05, gt=0)  # of the metric; a holdout too small to show it ends "unproven"
     guards: list[GuardConfig] | Literal["auto"] = "auto"  # auto: every suite the tasks bring, and the text guards
     controls: tuple[Control, ...] = ()  # with protocol adapt: what else the adapters of dev's documents learn from
-    text: str | None = None  # a file of real text for the guard "text"; none: what dev asks about, or dev as asked
+    text: str | None = None  # a file of real text for the guard "text"; none: dev's documents, or dev as asked
     text_items: int = Field(default=1000, ge=0)  # texts at most in each text guard; 0 switches both off
 
     @model_validator(mode="after")

@@ -15,6 +15,7 @@ from typing import Any
 
 from selftaught import gate, ledger, texts
 from selftaught.adapt import Writer, adapt
+from selftaught.bench import heldout_documents
 from selftaught.errors import ModelError, NonFiniteError, NonFiniteLogits
 from selftaught.evaluate import HOLDOUTS, likelihood, main_metric, unasked
 from selftaught.figures import measure as figure
@@ -119,9 +120,9 @@ class Judge:
         if name == "text" and s.real_text:
             return texts.as_sequences(s.real_text, s.tokens)
         if name == "text":
-            held = [d for d in s.whole.documents.values() if d.split == "dev"]  # unless documents are what is learned
+            held = [t for t in heldout_documents(s.whole) if t.split == "dev"]  # none where documents are learned
             if held:
-                return texts.as_sequences(texts.documents(held[: config.text_items]), s.tokens)
+                return texts.as_sequences(held[: config.text_items], s.tokens)
             return texts.questions_as_sequences(s.tasks.dev[: config.text_items], s.method, s.tokens)
         if not texts.can_write_unprompted(s.tokens):
             return []

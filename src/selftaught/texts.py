@@ -2,7 +2,7 @@
 
 *replay*: the base's own unprompted text, which says what it knew when the run began (its loss on the candidate is, up
 to the base's own entropy, the divergence of the two). *text*: real text from a file of the user's; where there is none,
-the documents that dev asks about, and where those are learned, or there are none, dev's questions as they are asked.
+dev's documents, and where those are learned, or there are none, dev's questions as they are asked.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from selftaught.engines.base import Tokens
 from selftaught.errors import DataError
 from selftaught.methods.base import Method
 from selftaught.pieces import opening
-from selftaught.types import Document, Rollout, Task
+from selftaught.types import Rollout, Task
 
 TEXT_GUARDS = ("replay", "text")
 NO_TEXT = (".json", ".csv", ".tsv", ".parquet")  # read as questions, but never as text
@@ -46,17 +46,8 @@ def read_texts(path: str | None, key: str, most: int | None = None) -> Texts:
         found = [" ".join(part.split()) for part in re.split(r"\n[^\S\n]*\n", content) if part.strip()]
     if not found:
         raise DataError(f"{key}: {file} holds no text.", hint=f"Leave {key} out, or put some text there.")
-    return _as_tasks(found)[:most]
-
-
-def documents(held: Sequence[Document]) -> Texts:
-    """What held-out documents say, each text once."""
-    return _as_tasks([d.text for d in held])
-
-
-def _as_tasks(found: Sequence[str]) -> Texts:
     texts = dict.fromkeys(found)
-    return tuple(Task(({"role": "user", "content": text},), split="text", form="document") for text in texts)
+    return tuple(Task(({"role": "user", "content": text},), split="text", form="document") for text in texts)[:most]
 
 
 def _text(where: str, line: str) -> str:
