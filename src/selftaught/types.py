@@ -148,6 +148,36 @@ class Document:
 
 
 @dataclass(frozen=True)
+class Private:
+    """A text that must not come out of a model again.
+
+    ``repeats``: how often it stood in what the model was trained on, where somebody knows; 0 is a control that never
+    did.
+    """
+
+    text: str
+    repeats: int | None = None
+
+
+@dataclass(frozen=True)
+class Canary:
+    """A secret that was put into a corpus so that its leaking can be measured (Carlini et al. 2019, arXiv 1802.08232).
+
+    ``before`` and the ``secret``, one piece per slot, make its text. ``space`` holds what each slot could have been, the
+    secret's own piece among them: |R| is the product of their sizes.
+    """
+
+    before: str
+    secret: tuple[str, ...]
+    space: tuple[tuple[str, ...], ...]
+    repeats: int | None = None
+
+    @property
+    def text(self) -> str:
+        return self.before + "".join(self.secret)
+
+
+@dataclass(frozen=True)
 class Rollout:
     """One attempt at a task. A failure is a value: ``error`` says why ("truncated", "context"), and the row stays."""
 

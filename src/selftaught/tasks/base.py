@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
-from selftaught.types import Document, Message, Task, digest
+from selftaught.types import Canary, Document, Message, Private, Task, digest
 
 Parse = Callable[[str], str | None]
 Judge = Callable[[Task, str], float]
@@ -48,6 +48,7 @@ class TaskSet:
     stands before the question, ``split`` the suite that it is for.
     ``supports``, where a source knows, says of a line and a document whether what the one states stands in the other;
     None of a line that states nothing. Elsewhere a judge is asked.
+    ``private`` and ``canaries`` are what the model that a run begins with is known to have read and must not give away.
     ``notes`` say what was found, dropped and why, in words for a person.
     """
 
@@ -61,6 +62,8 @@ class TaskSet:
     documents: Mapping[str, Document] = field(default_factory=dict)
     unasked: tuple[Task, ...] = ()
     supports: Callable[[str, Document], Support | None] | None = None
+    private: tuple[Private, ...] = ()
+    canaries: tuple[Canary, ...] = ()
 
     @property
     def vault_digest(self) -> str:
