@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 SRC = Path(__file__).parents[1] / "src" / "selftaught"
-FAMILIES = ("engines", "filters", "methods", "tasks")
+FAMILIES = ("audits", "engines", "filters", "methods", "tasks")
 
 LAYERS: tuple[tuple[str, ...], ...] = (  # lowest first; a module may import what stands in an earlier row
     ("types", "visible"),
@@ -22,7 +22,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (  # lowest first; a module may import wha
     ("champions", "mishaps", "replies"),
     ("paired", "figures"),
     ("ledger", "power", "view", *(f"{family}.base" for family in FAMILIES)),
-    ("gate", "pieces", "retrieval", "statements"),
+    ("gate", "pieces", "plain", "private", "retrieval", "statements"),
     ("judging",),
     ("MEMBER",),  # every other module of a family folder
     ("load", "stopping"),
@@ -31,6 +31,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (  # lowest first; a module may import wha
     ("trial",),
     ("bench", "budget", "adapt"),
     ("texts", "measure", "questions"),
+    ("auditing",),
     ("setting",),
     ("judge", "replay"),
     ("round",),
@@ -62,6 +63,7 @@ STAGES = (
     "bench",
     "budget",
     "texts",
+    "auditing",
     "setting",
     "judge",
     "replay",

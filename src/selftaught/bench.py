@@ -113,11 +113,13 @@ class RunBench:
         call = f"{self._place}/rollouts/{self._calls:02d}"
         self._calls += 1
         rows: list[Rollout] = []
-        size = max(1, CHUNK_SAMPLES // sampling.n)
-        total = len(tasks) * sampling.n
-        for number, some in enumerate(heeding(self._stop, chunks(tasks, size))):
-            place = f"{call}-{number:03d}"
-            rows += self._chunk(who, seed, some, sampling, first, place, len(rows), total)
+        total, number = len(tasks) * sampling.n, 0
+        for start in range(0, sampling.n, CHUNK_SAMPLES):
+            part = replace(sampling, n=min(CHUNK_SAMPLES, sampling.n - start))
+            for some in heeding(self._stop, chunks(tasks, max(1, CHUNK_SAMPLES // part.n))):
+                place = f"{call}-{number:03d}"
+                rows += self._chunk(who, seed, some, part, first + start, place, len(rows), total)
+                number += 1
         return [(t, r) for t, r in groups_of(tasks, rows)]
 
     def fresh(self, tasks: Sequence[Task]) -> list[Task]:

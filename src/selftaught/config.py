@@ -87,6 +87,7 @@ class PromptConfig(Section):
 
 class CurateConfig(Section):
     max_tokens: int = Field(default=1024, ge=1)  # longer examples are rejected, with the reason
+    private_span: int = Field(default=50, ge=0)  # tokens in a row of a private text that reject an example; 0: none do
     max_repetition: float = Field(default=0.6, gt=0, le=1)  # share of text that repeats earlier 20-character spans
     overlap_ngram: int = Field(default=13, ge=5)  # words; GPT-3 and lm-eval use 13
     duplicate_jaccard: float = Field(default=0.8, ge=0.7, le=1)  # of word 5-grams; from here on a near-duplicate
@@ -111,6 +112,9 @@ class TrainConfig(Section):
     replay_max_tokens: int = Field(default=128, ge=1)
     real: str | None = None  # a file of real text that is learned from in every update; read as gate.text is
     real_share: float = Field(default=REAL_SHARE, gt=0, lt=1)  # share of the examples that are such text
+    pack: int = Field(default=0, ge=0)  # join unprompted texts to sequences of at most so many tokens; 0: each alone
+    checkpoints: int = Field(default=1, ge=1, le=100)  # judged on dev, at equal distances; the best is the candidate
+    min_change: float = Field(default=0.0, ge=0)  # nats per token by which it must differ from its parent: see change
     lora_rank: int = Field(default=16, ge=1)
     lora_alpha: int = Field(default=32, ge=1)
 
@@ -165,6 +169,7 @@ class PrimaryConfig(Section):
     metric: Literal["accuracy", "score", "loglik"] = "accuracy"
     direction: Literal["up", "down"] = "up"
     test: Literal["auto", "mcnemar", "sign_flip", "bootstrap"] = "auto"
+    margin: Annotated[float, Field(gt=0)] | None = None  # the claim is then that less than this is lost, not a gain
 
     @property
     def per_question(self) -> bool:
@@ -175,6 +180,10 @@ class PrimaryConfig(Section):
     def _fits(self) -> PrimaryConfig:
         if self.protocol == "adapt" and self.metric == "score":
             raise ValueError("an adapter is asked for accuracy or loglik, not for a score")
+        if self.margin is not None and self.metric == "accuracy" and self.margin >= 1:
+            raise ValueError("margin is a share of the questions, such as 0.03, unless the metric is another")
+        if self.test == "mcnemar" and self.margin is not None:
+            raise ValueError("mcnemar tests for a gain; with a margin leave test at auto")
         if self.test == "mcnemar" and self.metric != "accuracy":
             raise ValueError(
                 f"mcnemar counts right and wrong, which {self.metric} has not; take sign_flip or bootstrap"
@@ -245,6 +254,8 @@ class Recipe(Section):
     train: TrainConfig = TrainConfig()
     trial: TrialConfig = TrialConfig()
     gate: GateConfig = GateConfig()
+    private: str | None = None  # a file or folder of texts that must not come out of a model again: see private.py
+    audits: dict[str, dict[str, Any]] = {}  # of a round's candidate, by name: options of its member in audits/
     review: ReviewConfig = ReviewConfig()
     promotion: PromotionConfig = PromotionConfig()
     watch: WatchConfig = WatchConfig()

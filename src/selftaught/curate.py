@@ -14,7 +14,7 @@ from selftaught.filters.base import Context, Filter
 from selftaught.stopping import heeding
 from selftaught.types import Example, Verdict
 
-ORDER = ("overlap", "length", "repetition", "language", "duplicates")  # the first with a reason rejects
+ORDER = ("overlap", "private", "length", "repetition", "language", "duplicates")  # the first with a reason rejects
 LOOK = 16  # examples between two looks at the stop token
 FAILED = "failed"  # the value of a verdict that stands for a filter's failure, not for its opinion
 

@@ -16,7 +16,7 @@ from selftaught import paired, power
 from selftaught.config import GateConfig, PrimaryConfig
 from selftaught.errors import IntegrityError, RecipeError
 from selftaught.paired import Groups, grouped, units
-from selftaught.types import Decision, Report, Rule
+from selftaught.types import Audited, Decision, Report, Rule
 
 MARGIN = 0.03  # the loss that a guard has to rule out, unless the recipe says another
 TEXT_MARGIN = 0.2  # the same on texts, in nats per token: a perplexity a fifth higher
@@ -94,36 +94,38 @@ def _same_items(before: Report, after: Report) -> None:
 
 
 def guard_rule(name: str, before: Report, after: Report, margin: float, alpha: float) -> Rule:
-    """Non-inferiority: a loss of ``margin`` or more is rejected at ``alpha``.
-
-    Tango's statistic on items; where items carry a group, a test over groups (paired.no_loss).
-    """
+    """Non-inferiority: a loss of ``margin`` or more is rejected at ``alpha``."""
     _same_items(before, after)
-    wins, losses = paired.wins_losses(before.scores, after.scores)
-    n = len(before.scores)
-    if before.unit == "nats":
-        return _text_rule(name, before, after, margin, alpha)
-    if grouped(before.groups):
-        p = paired.no_loss(before.scores, after.scores, before.groups, margin)
+    p, detail = _no_loss(before, after, margin)
+    return Rule(name, _mean(before), _mean(after), p <= alpha, f"{detail}, must be at most {alpha:.3g}", before.unit)
+
+
+def claim_rule(holdout: str, before: Report, after: Report, alpha: float, claim: PrimaryConfig) -> Rule:
+    """What ``gate.primary`` claims, on one holdout: a gain, or with a ``margin`` that no more than that is lost."""
+    if claim.margin is None:
+        return gain_rule(f"gain on {holdout}", before, after, alpha, claim)
+    p, detail = _no_loss(*_towards(claim, before, after), claim.margin)
+    detail += f", must be at most {alpha:.3g}"
+    return Rule(f"no loss on {holdout}", _mean(before), _mean(after), p <= alpha, detail, before.unit)
+
+
+def _no_loss(worse: Report, better: Report, margin: float) -> tuple[float, str]:
+    """(p-value of a loss of ``margin``, in words): Tango's statistic on single items that are right or wrong, a test
+    over groups where they carry one (paired.no_loss), and a sign-flip test of scores and of texts, in their unit.
+    """
+    wins, losses = paired.wins_losses(worse.scores, better.scores)
+    n = len(worse.scores)
+    if worse.unit != "share":
+        p = paired.sign_flip(worse.scores, [b + margin for b in better.scores], worse.groups)
+        change = sum(better.scores) / n - sum(worse.scores) / n
+        unit, items = ("nats", "nats per token on {n} texts") if worse.unit == "nats" else ("", "on {n} items")
+        said = f"{change:+.3f} {items.format(n=n)}; a loss of {margin:g} {unit}".rstrip() + f" or more has p = {p:.2g}"
+        return p, said
+    if grouped(worse.groups):
+        p = paired.no_loss(worse.scores, better.scores, worse.groups, margin)
     else:
         p = 1 - NormalDist().cdf(paired.tango(wins, losses, n, -margin)) if n else 1.0
-    detail = (
-        f"{wins} won, {losses} lost of {n}; a loss of {100 * margin:g} points or more has p = {p:.2g}, "
-        f"must be at most {alpha:.3g}"
-    )
-    return Rule(name, _mean(before), _mean(after), p <= alpha, detail)
-
-
-def _text_rule(name: str, before: Report, after: Report, margin: float, alpha: float) -> Rule:
-    """The same for log-likelihoods of texts: a sign-flip test of whether they fell by ``margin`` nats per token."""
-    n = len(before.scores)
-    p = paired.sign_flip(before.scores, [a + margin for a in after.scores], before.groups)
-    change = sum(after.scores) / n - sum(before.scores) / n
-    detail = (
-        f"{change:+.3f} nats per token on {n} texts; a loss of {margin:g} nats or more "
-        f"has p = {p:.2g}, must be at most {alpha:.3g}"
-    )
-    return Rule(name, _mean(before), _mean(after), p <= alpha, detail, "nats")
+    return p, f"{wins} won, {losses} lost of {n}; a loss of {100 * margin:g} points or more has p = {p:.2g}"
 
 
 def _mean(report: Report) -> float | None:
@@ -137,26 +139,41 @@ def decide(
     config: GateConfig,
     primary: Pair | None,
     guards: Mapping[str, tuple[Report, Report, float]],
+    audits: Sequence[Audited] = (),
+    tries: int = 1,
 ) -> Decision:
     """The dev gate: accepted, rejected, or unproven when the labelled items are too few to know.
 
-    ``primary`` and ``guards`` hold (parent's report, candidate's report[, margin]).
+    ``primary`` and ``guards`` hold (parent's report, candidate's report[, margin]). ``tries``: how many checkpoints the
+    candidate was the best of on dev; each has its share of alpha there (Bonferroni).
     """
     guard_rules = [guard_rule(f"guard: {n}", b, a, m, config.alpha) for n, (b, a, m) in guards.items()]
+    audit_rules = [_audit_rule(a) for a in audits if a.decides]
+    unknown = {f"audit: {a.name}": a.reason for a in audits if a.decides and a.outcome == "inconclusive"}
     if primary is None or not primary[0].scores:
-        return _without_labels(guard_rules, _short_guards(guard_rules, config, guards))
-    gain = gain_rule("gain on dev", *primary, config.alpha, config.primary)
-    rules = (gain, *guard_rules)
+        short = _short_guards(guard_rules, config, guards) | unknown
+        return _without_labels([*guard_rules, *audit_rules], short)
+    gain = claim_rule("dev", *primary, config.alpha / tries, config.primary)
+    rules = (gain, *guard_rules, *audit_rules)
     failed = _failed(rules)
     if not failed:
-        return Decision("accepted", rules, "the gain on dev is significant and every guard held")
+        what = "the gain on dev is significant" if config.primary.margin is None else "a loss on dev is ruled out"
+        return Decision("accepted", rules, f"{what} and every guard held")
     short = _short_guards(guard_rules, config, guards)
     if not gain.passed and (said := _short_of_gain(config, *_towards(config.primary, *primary))):
         short[gain.name] = said
-    if set(short) == set(failed):
+    if set(short) | set(unknown) == set(failed):
         said = "; ".join(f"{name} has {what}" for name, what in short.items())
-        return Decision("unproven", rules, f"too few labelled items to know: {said}")
+        few = [f"too few labelled items to know: {said}"] if said else []
+        still = [f"{name} is inconclusive: {why}" for name, why in unknown.items()]
+        return Decision("unproven", rules, "; ".join([*few, *still]))
     return Decision("rejected", rules, "did not pass: " + ", ".join(failed))
+
+
+def _audit_rule(audited: Audited) -> Rule:
+    """An audit's opinion as a line of the decision; too little to know is no pass."""
+    passed = audited.outcome in ("passed", "not applicable")
+    return Rule(f"audit: {audited.name}", None, None, passed, f"{audited.outcome}: {audited.reason}")
 
 
 def _short_of_gain(config: GateConfig, worse: Report, better: Report) -> str:
@@ -164,7 +181,11 @@ def _short_of_gain(config: GateConfig, worse: Report, better: Report) -> str:
 
     Even few items can show that the true gain is smaller than the one looked for: by its 95 % interval.
     """
-    found = paired.gain(worse, better)
+    found, margin = paired.gain(worse, better), config.primary.margin
+    if margin is not None:
+        have = units(worse.groups)
+        need = power.guard_items(margin, config.alpha) if worse.unit == "share" else power.fewest_units(config.alpha)
+        return f"{have} {_unit(worse)} and needs {need}" if found.value >= 0 and have < need else ""
     have, need = units(worse.groups), _units_needed(config, worse, better)
     differ = paired.differing(worse.scores, better.scores, worse.groups)
     if test_of(config.primary, worse.groups) == "bootstrap" and differ < paired.FEWEST and found.value >= 0:
@@ -216,14 +237,16 @@ def _without_labels(guards: Sequence[Rule], short: Mapping[str, str]) -> Decisio
 def prove(decision: Decision, config: GateConfig, before: Report, after: Report, look: int) -> Decision:
     """One look at the vault, at alpha / K. ``look`` counts from 1; past K the vault is used up and proves nothing."""
     if look > config.looks:
-        rule = Rule("gain on vault", None, None, False, f"all {config.looks} looks at this vault are spent")
+        name = "gain on vault" if config.primary.margin is None else "no loss on vault"
+        rule = Rule(name, None, None, False, f"all {config.looks} looks at this vault are spent")
         return replace(
             decision,
             rules=(*decision.rules, rule),
             reason=decision.reason + "; the vault's looks are spent, so it is not proved",
         )
-    rule = gain_rule("gain on vault", before, after, config.alpha / config.looks, config.primary)
+    rule = claim_rule("vault", before, after, config.alpha / config.looks, config.primary)
     rules = (*decision.rules, replace(rule, detail=f"look {look} of {config.looks} on this vault; {rule.detail}"))
     if rule.passed:
-        return Decision("proved", rules, "the gain holds on vault questions that decided nothing before")
+        what = "the gain holds" if config.primary.margin is None else "a loss is ruled out"
+        return Decision("proved", rules, f"{what} on vault questions that decided nothing before")
     return replace(decision, rules=rules, reason=decision.reason + "; the vault does not confirm it")

@@ -15,8 +15,10 @@ from typing import Any
 
 from selftaught import gate, ledger, texts
 from selftaught.adapt import Writer, adapt
+from selftaught.auditing import Auditor, Workshop
+from selftaught.audits.base import Answered
 from selftaught.bench import heldout_documents
-from selftaught.errors import ModelError, NonFiniteError, NonFiniteLogits
+from selftaught.errors import DataError, ModelError, NonFiniteError, NonFiniteLogits
 from selftaught.evaluate import HOLDOUTS, likelihood, main_metric, unasked
 from selftaught.figures import measure as figure
 from selftaught.measure import measure
@@ -24,7 +26,21 @@ from selftaught.rollout import rollout
 from selftaught.rows import read_rows, write_report, write_rows
 from selftaught.setting import Setting
 from selftaught.tasks.base import NO_CHECKER
-from selftaught.types import Checkpoint, Decision, Item, Report, Rollout, Sampling, Task, digest, seed_for
+from selftaught.types import (
+    Audited,
+    Checkpoint,
+    Decision,
+    Example,
+    Item,
+    Report,
+    Rollout,
+    Sampling,
+    Task,
+    digest,
+    seed_for,
+)
+
+SENTINELS = 100  # of what an accepted round taught, that later rounds are held to
 
 
 @dataclass
@@ -39,9 +55,23 @@ class Judge:
     evaluations: dict[str, tuple[str, str]] = field(default_factory=dict)
     labels_read: bool = False
     counts: Counter[str] = field(default_factory=Counter)
+    votes: Sequence[tuple[float, float]] = ()  # of the round, where answers are known: for the audit of calibration
 
-    def decide(self, candidate: Checkpoint) -> Decision:
+    def choose(self, tried: Sequence[Checkpoint]) -> int:
+        """Which of several checkpoints of one update dev likes best; of equals the first."""
+        s, down = self.setting, self.setting.recipe.gate.primary.direction == "down"
+        s.stage("evaluate", f"{len(tried)} checkpoints on dev")
+        if not s.tasks.dev:
+            return len(tried) - 1
+        reports = [self._evaluate(c, f"checkpoint-{i}", "dev", s.tasks.dev)[1] for i, c in enumerate(tried, start=1)]
+        values = [main_metric(r).value * (-1 if down else 1) for r in reports]
+        return values.index(max(values))
+
+    def decide(self, candidate: Checkpoint, learned: Sequence[Example] = (), tries: int = 1) -> Decision:
+        """``learned``: what the update taught. ``tries``: how many checkpoints the candidate was chosen from on dev."""
         s = self.setting
+        if unchanged := self._unchanged(candidate):
+            return Decision("no change", (), unchanged)
         before = {"dev": (self.parent, s.tasks.dev)} | {n: (s.base, s.tasks.guards[n]) for n in s.margins}
         asked = {name: pair for name, pair in before.items() if pair[1]}
         s.stage("evaluate", "before and after on " + ", ".join(asked))
@@ -53,16 +83,80 @@ class Judge:
                     self.compare(control)
                 except NonFiniteLogits as error:
                     self.unmeasured(control, error.message)
+        s.stage("audit")
+        audits = self._audits(candidate, pairs, learned)
         s.stage("gate")
         guards = {name: (*pairs[name], margin) for name, margin in s.margins.items()}
         guards |= {name: (*pair, s.text_margins[name]) for name, pair in text_pairs.items()}
-        decision = gate.decide(s.recipe.gate, pairs.get("dev"), guards)
+        decision = gate.decide(s.recipe.gate, pairs.get("dev"), guards, audits, tries)
         if decision.outcome != "accepted" or not s.tasks.vault:
             return decision
         return self._look(decision, candidate)
 
     def _adapts(self, suite: str) -> bool:
         return suite in HOLDOUTS and self.setting.recipe.gate.primary.protocol == "adapt"
+
+    # ------------------------------------------------------------ audits
+
+    def _unchanged(self, candidate: Checkpoint) -> str:
+        """Why the candidate counts as its parent, or "": they differ by less than ``train.min_change``."""
+        s, least = self.setting, self.setting.recipe.train.min_change
+        rows = [ids for name in texts.TEXT_GUARDS for _, ids in self._texts(name) if len(ids) > 1] if least else []
+        if not rows:
+            return ""
+
+        def score(out: Path) -> Mapping[str, Any]:
+            pair = [s.engine.score(c, rows, stop=s.stop) for c in (self.parent, candidate)]
+            apart = [abs(b - a) for x, y in zip(*pair, strict=True) for a, b in zip(x, y, strict=True)]
+            return {"nats": round(sum(apart) / len(apart), 6), "tokens": len(apart), "texts": len(rows)}
+
+        key = digest("change", self.parent.digest, candidate.digest, s.recipe.digest)
+        facts = s.store.unit("change", key, f"{self.place}/change", score).facts
+        s.view.line(f"  differs from its parent by {facts['nats']:.4g} nats per token")
+        if facts["nats"] >= least:
+            return ""
+        return (
+            f"it differs from its parent by {facts['nats']:.2g} nats per token on {facts['texts']} texts, "
+            f"and at least {least:g} was asked (train.min_change)"
+        )
+
+    def _audits(
+        self, candidate: Checkpoint, pairs: Mapping[str, tuple[Report, Report]], learned: Sequence[Example]
+    ) -> list[Audited]:
+        s = self.setting
+        answers: dict[str, dict[str, Answered]] = {}
+        for suite, pair in pairs.items():
+            asked = (*s.tasks.dev, *(t for some in s.tasks.guards.values() for t in some))
+            for report, unit in zip(pair, self.evaluations[suite], strict=True):
+                if not self._adapts(suite):
+                    given = {t.id: t for t in asked}
+                    rows = self._rows(unit)
+                    known = Answered(report, [given[i] for i in report.items], rows)
+                    answers.setdefault(report.subject, {})[suite] = known
+        lab = Workshop(
+            s.engine, s.tokens, s.recipe.seed, s.stop,
+            private=s.private if isinstance(s.private, DataError) else s.private.texts,
+            canaries=() if isinstance(s.private, DataError) else s.private.canaries,
+            texts=[ids for _, ids in self._texts("text")],
+            written=[e.completion_ids for e in learned if e.source != "real"],
+            taught=self._past() | {self.place: _some(learned)}, votes=self.votes, answers=answers,
+        )  # fmt: skip
+        return Auditor(s.recipe, s.store, self.place, lab, s.view).run(s.base, candidate)
+
+    def _rows(self, unit: str) -> list[Rollout]:
+        place = next(e["place"] for e in self.setting.store.chain if e["unit"] == unit)
+        path = self.setting.store.folder / place / "rows.parquet"
+        return read_rows(path, Rollout) if path.exists() else []
+
+    def _past(self) -> dict[str, list[tuple[tuple[int, ...], tuple[int, ...]]]]:
+        """Some of what each accepted round before this one taught."""
+        s, found = self.setting, {}
+        for entry in s.store.chain:
+            if entry["kind"] == "round" and entry["round"]["decision"]["outcome"] in ledger.GOOD:
+                place = ledger.place_of(entry["round"]["index"])
+                kept = read_rows(s.store.folder / place / "examples" / "kept.parquet", Example)
+                found[place] = _some(kept)
+        return found
 
     # ------------------------------------------------------------ controls
 
@@ -227,6 +321,12 @@ class Judge:
         write_rows(out / "items.parquet", Item, found.items)
         write_report(out / "report.json", found.report)
         return {"role": role, "suite": suite, metric: round(main_metric(found.report).value, 6), **counted()}
+
+
+def _some(taught: Sequence[Example]) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
+    """SENTINELS of the method's own examples, drawn by their ids."""
+    own = sorted((e for e in taught if e.own), key=lambda e: e.id)[:SENTINELS]
+    return [(e.prompt_ids, e.completion_ids) for e in own]
 
 
 def _said(role: str, report: Report) -> str:

@@ -49,6 +49,7 @@ EXIT_CODES = {
     "rejected": 5,
     "unproven": 8,
     "nothing to train on": 9,
+    "no change": 11,
     "waiting": 10,
 }
 

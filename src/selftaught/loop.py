@@ -13,12 +13,13 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from selftaught import budget, ledger, load, paired, power, questions, replay, roles
+from selftaught import auditing, budget, ledger, load, paired, power, questions, replay, roles
 from selftaught.collapse import Signals
 from selftaught.config import GateConfig, Recipe, to_yaml
 from selftaught.curate import make_filters
-from selftaught.engines.base import Engine, StopToken, never
+from selftaught.engines.base import Engine, StopToken, Tokens, never
 from selftaught.errors import (
+    DataError,
     EndpointError,
     IntegrityError,
     ModelError,
@@ -35,7 +36,7 @@ from selftaught.methods.base import Reads, answering
 from selftaught.rollout import NO_ROOM, rollout
 from selftaught.round import Beginning, Transaction
 from selftaught.rows import read_rows
-from selftaught.setting import Setting, check_claim, guard_margins
+from selftaught.setting import Setting, check_claim, guard_margins, sources
 from selftaught.setting import prepare as prepare_setting
 from selftaught.settle import settle
 from selftaught.stopping import STOP, heard
@@ -99,6 +100,7 @@ def plan(recipe: Recipe, engine: Engine | None = None, stop: StopToken = never) 
         written = questions.planned(settled, whole, method)
         check_claim(settled.gate, whole, method, tokens, stop)
         length, mixed = replay.planned(settled, tokens, stop)
+        settled, audited = auditing.settled(settled, _lab(settled, engine, tokens, whole, stop))
         margins = {f"guard {name}": margin for name, margin in guard_margins(settled.gate, whole).items()}
         fitted, more = budget.fit(settled, engine, budget.trim(whole, settled), length, stop)
     finally:
@@ -112,8 +114,16 @@ def plan(recipe: Recipe, engine: Engine | None = None, stop: StopToken = never) 
     needed = power.needed(fitted.gate, margins)
     learned = [d for d in tasks.documents.values() if d.split == "train"]
     asked = roles.planned(fitted, method, len(learned if isinstance(method, Reads) else tasks.train))
-    said = (*notes, *others, *asked, *mixed, *more, *tasks.notes, *written, *looked, *_unknown(fitted.gate))
+    said = (*notes, *others, *asked, *mixed, *audited, *more, *tasks.notes, *written, *looked, *_unknown(fitted.gate))
     return Plan(fitted, sizes(tasks), provable, needed, said)
+
+
+def _lab(recipe: Recipe, engine: Engine, tokens: Tokens, whole: TaskSet, stop: StopToken) -> auditing.Workshop:
+    """What audits are asked about before a run. Raises DataError for private texts that cannot be read."""
+    found = sources(recipe, whole)
+    if isinstance(found, DataError):
+        raise found
+    return auditing.Workshop(engine, tokens, recipe.seed, stop, private=found.texts, canaries=found.canaries)
 
 
 def _provable(config: GateConfig, tasks: TaskSet) -> dict[str, float | None]:

@@ -5,6 +5,7 @@ What another model wrote is put into the student's tokens before anything learns
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from selftaught import load
-from selftaught.config import Recipe, RolesConfig, Served
+from selftaught.config import Member, Recipe, RolesConfig, Served
 from selftaught.engines.base import Engine, Generates, Tokens
 from selftaught.errors import RecipeError
 from selftaught.methods.base import Method, most_samples
@@ -131,6 +132,10 @@ def open_roles(recipe: Recipe, engine: Engine, folder: Path | None) -> dict[str,
     for name, who in recipe.roles.given.items():
         if isinstance(who, Served):
             found[name] = _open_served(name, who, recipe, replies, engine)
+        elif name == "source" and os.path.isfile(who):
+            file = load.make("engines", Member.model_validate({"name": "text_file", "path": who}))
+            checkpoint = file.open()
+            found[name] = Role(name, file, checkpoint, file.tokens(checkpoint))
         else:
             checkpoint = engine.open(who)
             found[name] = Role(name, engine, checkpoint, engine.tokens(checkpoint))
@@ -152,6 +157,8 @@ def written_by(recipe: Recipe) -> str:
     who = recipe.roles.source
     if who is None:
         return ""
+    if isinstance(who, str) and os.path.isfile(who):
+        return f"nobody writes here: the texts of {who} are what is learned from"
     if isinstance(who, str):
         return f"another model, {who}, writes what is learned from"
     there = f"{who.options['model']} at {who.options['url']}"

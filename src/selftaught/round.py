@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -27,7 +28,8 @@ from selftaught.rows import read_rows, write_rows
 from selftaught.setting import Setting
 from selftaught.stopping import heeding
 from selftaught.store import folder_digest, write_file
-from selftaught.train import make_job
+from selftaught.tasks.base import TaskSet
+from selftaught.train import make_job, packed
 from selftaught.types import (
     Checkpoint,
     Decision,
@@ -99,7 +101,7 @@ class Transaction:
             self._control()
         except (NonFiniteError, Refused) as error:
             return self._record(None, Decision("rejected", (), str(error).splitlines()[0]))
-        return self._record(candidate, self._decide(candidate))
+        return self._record(candidate, self._decide(candidate, examples))
 
     # ------------------------------------------------------------ propose, sample, harvest, curate
 
@@ -249,11 +251,35 @@ class Transaction:
         start = self.setting.base if config.start == "base" else self.parent
         pool = self.begin.pool if config.start == "base" else ()
         own = {e.id: e for e in (*pool, *examples) if e.own}.values()
-        learned = [*own, *(e for e in examples if not e.own)]
+        learned = packed([*own, *(e for e in examples if not e.own)], config.pack, self.seed)
         job = make_job(start, learned, config, self.seed)
         key = digest(self.parent.digest, self.recipe.digest, [e.id for e in learned])
+        if config.checkpoints > 1 and name == "candidate":
+            return self._best(job, key)
         unit = self.store.unit(name, key, f"{self.place}/{name}", lambda out: self._tune(out, job))
         return ledger.checkpoint(unit.folder, unit.facts, self.setting.base, self.parent)
+
+    def _best(self, job: TuneJob, key: str) -> Checkpoint:
+        """Of checkpoints at equal distances the one that dev likes best, as the candidate; the others stay where they
+        are, and are never exported."""
+        count = min(self.recipe.train.checkpoints, len(job.batches))
+        saves = tuple(len(job.batches) * i // count for i in range(1, count + 1))
+        unit = self.store.unit(
+            "checkpoints", key, f"{self.place}/checkpoints", lambda out: self._tune(out, replace(job, saves=saves))
+        )
+        tried = [ledger.checkpoint(unit.folder, unit.facts | facts, self.setting.base, self.parent)
+                 for facts in unit.facts["saved"]]  # fmt: skip
+        chosen = self.judge.choose(tried)
+
+        def copy(out: Path) -> Mapping[str, Any]:
+            facts, kind = unit.facts["saved"][chosen], unit.facts["kind_folder"].split("/")[0]
+            shutil.copytree(unit.folder / facts["kind_folder"], out / kind)
+            shutil.copyfile(unit.folder / "train.json", out / "train.json")
+            rest = {k: v for k, v in unit.facts.items() if k != "saved"}
+            return {**rest, **facts, "kind_folder": kind, "checkpoint": chosen + 1, "checkpoints": count}
+
+        made = self.store.unit("candidate", digest(key, chosen), f"{self.place}/candidate", copy)
+        return ledger.checkpoint(made.folder, made.facts, self.setting.base, self.parent)
 
     def _tune(self, out: Path, job: TuneJob) -> Mapping[str, Any]:
         folder = "adapter" if job.kind == "lora" else "model"
@@ -269,8 +295,7 @@ class Transaction:
             "kind": job.kind,
         }
         write_file(out / "train.json", json.dumps(curve).encode())
-        return {
-            "digest": digest(job.parent.digest if job.kind == "lora" else "", folder_digest(out / folder)),
+        facts = {
             "kind": job.kind,
             "kind_folder": folder,
             "steps": len(job.batches),
@@ -278,12 +303,20 @@ class Transaction:
             "first_loss": None if losses[0] is None else round(losses[0], 4),
             "last_loss": None if losses[-1] is None else round(losses[-1], 4),
         }
+        prefix = job.parent.digest if job.kind == "lora" else ""
+        if not job.saves:
+            return {"digest": digest(prefix, folder_digest(out / folder)), **facts}
+        names = [(step, f"{folder}/{step}") for step in job.saves]
+        saved = [{"step": step, "kind_folder": name, "digest": digest(prefix, folder_digest(out / name))}
+                 for step, name in names]  # fmt: skip
+        return {**facts, "saved": saved}
 
     # ------------------------------------------------------------ judge, record
 
-    def _decide(self, candidate: Checkpoint) -> Decision:
+    def _decide(self, candidate: Checkpoint, learned: Sequence[Example]) -> Decision:
+        self.judge.votes = ballots(self._groups, self.setting.tasks)
         try:
-            return self.judge.decide(candidate)
+            return self.judge.decide(candidate, learned, self.recipe.train.checkpoints)
         except NonFiniteError as error:
             return Decision("rejected", (), error.message.rstrip("."))
 
@@ -308,6 +341,20 @@ class Transaction:
 
 
 # ---------------------------------------------------------------- small parts
+
+
+def ballots(groups: Sequence[Group], tasks: TaskSet) -> list[tuple[float, float]]:
+    """(share of the majority among the samples, whether it is right) of each question whose answer is known."""
+    known = {t.question: t for t in tasks.train if t.answer is not None}
+    found = []
+    for task, rows in groups:
+        votes = Counter(r.answer for r in rows if r.answer is not None)
+        given = known.get(task.question)
+        if given is not None and votes and len(rows) > 1:
+            winner, count = votes.most_common(1)[0]
+            same = tasks.checkers[given.checker].same
+            found.append((count / len(rows), float(same(winner or "", given.answer or ""))))
+    return found
 
 
 def questions_of(train: tuple[Task, ...], count: int | None, index: int) -> tuple[Task, ...]:

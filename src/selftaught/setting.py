@@ -13,10 +13,11 @@ from selftaught import budget, gate, ledger, load
 from selftaught.bench import RunBench, heldout, heldout_documents
 from selftaught.config import GateConfig, Recipe
 from selftaught.engines.base import Engine, StopToken, Tokens, never
-from selftaught.errors import IntegrityError, RecipeError, RunError, Stopped
+from selftaught.errors import DataError, IntegrityError, RecipeError, RunError, Stopped
 from selftaught.filters.base import Context
 from selftaught.measure import check_room
 from selftaught.methods.base import Method, Studies
+from selftaught.private import Sources, read_private
 from selftaught.questions import with_written
 from selftaught.roles import Role, open_roles
 from selftaught.rows import write_rows
@@ -48,6 +49,7 @@ class Setting:
     text_margins: Mapping[str, float]  # the same for texts, in nats per token
     real_text: Texts  # of gate.text, held out from what is learned
     train_text: Texts  # of train.real, learned from in every round
+    private: Sources | DataError  # what must not come out again; or why that cannot be read
     roles: Mapping[str, Role]  # who stands in for the student, where the recipe says so
     tryer: Tryer
     view: View
@@ -60,7 +62,9 @@ class Setting:
 
     def context(self, asked: Mapping[str, Task]) -> Context:
         """What filters may consult about examples that answer ``asked``."""
-        return Context(self.recipe.curate, self.heldout, asked, self.whole.documents)
+        private = () if isinstance(self.private, DataError) else self.private.texts
+        ids = [self.tokens.encode_completion(p.text) for p in private]
+        return Context(self.recipe.curate, self.heldout, asked, self.whole.documents, ids)
 
     def stage(self, name: str, detail: str = "") -> None:
         """Begin a stage; raises Stopped instead, before what may be long and cannot look."""
@@ -90,8 +94,9 @@ def prepare(store: Store, recipe: Recipe, engine: Engine, whole: TaskSet, view: 
     _check_registry(store, recipe, tasks)
     held = read_texts(recipe.gate.text, "gate.text", recipe.gate.text_items)
     real = read_texts(recipe.train.real, "train.real")
+    private = sources(recipe, whole)
     roles = open_roles(recipe, engine, store.folder)
-    given = _given(store, recipe, base, whole, held, real, roles)
+    given = _given(store, recipe, base, whole, held, real, private, roles)
     _check_beginning(store, given)
     if whole.unasked:
         bench = RunBench(store, engine, base, whole, recipe.seed, "questions", view, stop, roles)
@@ -118,8 +123,19 @@ def prepare(store: Store, recipe: Recipe, engine: Engine, whole: TaskSet, view: 
     kept, judge = store.folder / TRIALS, roles.get("judge")
     tryer = Tryer(engine, tokens, method, whole, recipe.trial, recipe.seed, kept, judge, view, stop)
     return Setting(
-        store, recipe, engine, whole, tasks, method, base, tokens, margins, texts, held, real, roles, tryer, view, stop
-    )
+        store, recipe, engine, whole, tasks, method, base, tokens, margins, texts, held, real, private, roles, tryer,
+        view, stop,
+    )  # fmt: skip
+
+
+def sources(recipe: Recipe, whole: TaskSet) -> Sources | DataError:
+    """What the tasks bring and what ``private`` names. That it cannot be read is no reason to stop here: then the audit
+    that needs it fails, and nothing is promoted."""
+    try:
+        named = read_private(recipe.private) if recipe.private else Sources()
+    except DataError as error:
+        return error
+    return Sources((*whole.private, *named.texts), (*whole.canaries, *named.canaries))
 
 
 def _given(
@@ -129,6 +145,7 @@ def _given(
     whole: TaskSet,
     held: Texts,
     real: Texts,
+    private: Sources | DataError,
     roles: Mapping[str, Role],
 ) -> dict[str, Any]:
     """What a run begins with, before anybody is asked anything."""
@@ -142,6 +159,11 @@ def _given(
         facts["text"] = digest([t.id for t in held])
     if real:
         facts["real text"] = digest([t.id for t in real])
+    if isinstance(private, DataError):  # what the run began with stands
+        began: Mapping[str, Any] = next((e["facts"] for e in store.chain if e["kind"] == "tasks"), {})
+        facts |= {k: began[k] for k in ("private texts",) if k in began}
+    elif private.texts or private.canaries:
+        facts["private texts"] = private.digest
     if whole.documents:
         facts["documents"] = digest([as_json(d) for d in whole.documents.values()])
     if roles:

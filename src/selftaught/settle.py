@@ -29,6 +29,7 @@ def settle(recipe: Recipe, engine: Engine) -> tuple[Recipe, tuple[str, ...]]:
         notes.append(f"train.lr: {AUTO_LR:g}")
     settled = {
         "train": train.model_copy(update={"real": train.real and _absolute(train.real)}),
+        "private": recipe.private and _absolute(recipe.private),
         "engine": _chosen(recipe.engine, facts),
         "model": _absolute(recipe.model),
         "roles": RolesConfig(**{k: _absolute(v) if isinstance(v, str) else v for k, v in recipe.roles.given.items()}),

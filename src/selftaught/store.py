@@ -34,7 +34,7 @@ from selftaught.errors import IntegrityError, RunError
 from selftaught.types import VERSION, canonical, digest
 
 T = TypeVar("T")
-FORMAT = 5  # of the record; raise it when an old run, gone on with, would not end as it would have then
+FORMAT = 6  # of the record; raise it when an old run, gone on with, would not end as it would have then
 GENESIS = "0" * 64
 DAMAGED = "The record was edited or damaged. Restore the file from a copy, or start a new run."
 NO_HARD_LINKS = (errno.EPERM, errno.EACCES, errno.EMLINK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)

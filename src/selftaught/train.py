@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 
 from selftaught.config import TrainConfig
 from selftaught.engines.base import TuneJob
@@ -30,6 +31,42 @@ def make_job(parent: Checkpoint, examples: Sequence[Example], config: TrainConfi
         lora_alpha=config.lora_alpha,
         seed=seed_for(seed, "train"),
     )
+
+
+def packed(examples: Sequence[Example], most: int, seed: int) -> list[Example]:
+    """Unprompted texts of one sort joined, in a random order, to sequences of at most ``most`` tokens; 0 leaves all.
+
+    Within a sequence each text but the first begins where the last one ended, after its end token, and sees what stands
+    before it (continued pretraining as LLaMA-Factory and others pack it). Loss is on every token but the first text's
+    beginning. Whatever answers a prompt stays as it is.
+    """
+    if not most:
+        return list(examples)
+    alone = [e for e in examples if len(e.prompt_ids) > 1 or e.weight != 1.0 or e.loss != "nll"]
+    left = [e for e in examples if not (len(e.prompt_ids) > 1 or e.weight != 1.0 or e.loss != "nll")]
+    random.Random(seed_for(seed, "pack")).shuffle(left)
+    return [*alone, *(p for sort in dict.fromkeys(e.source for e in left) for p in _packed(sort, left, most))]
+
+
+def _packed(sort: str, examples: Sequence[Example], most: int) -> Iterator[Example]:
+    row: list[Example] = []
+    size = 0
+    for example in (e for e in examples if e.source == sort):
+        length = len(example.prompt_ids) + len(example.completion_ids)
+        if row and size + length > most:
+            yield _joined(row)
+            row, size = [], 0
+        row.append(example)
+        size += length
+    if row:
+        yield _joined(row)
+
+
+def _joined(row: Sequence[Example]) -> Example:
+    first, *others = row
+    ids = (*first.completion_ids, *(i for e in others for i in (*e.prompt_ids, *e.completion_ids)))
+    text = "\n".join(e.text for e in row)
+    return replace(first, completion_ids=ids, text=text, task_id="", parents=tuple(e.id for e in row))
 
 
 def plan(examples: Sequence[Example], config: TrainConfig, seed: int) -> list[list[int]]:

@@ -12,36 +12,26 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 VERSION = "0.1.0"  # of the package, as in pyproject.toml
 
 Message = Mapping[str, str]  # {"role": "user" | "assistant" | "system", "content": text}
 
-OUTCOMES = (
-    "promoted",
-    "proved",
-    "accepted",
-    "unproven",
-    "rejected",
-    "nothing to train on",
-    "waiting",
-    "paused",
-    "stopped",
-    "broken",
-)
 Outcome = Literal[
     "promoted",
     "proved",
     "accepted",
     "unproven",
     "rejected",
+    "no change",
     "nothing to train on",
     "waiting",
     "paused",
     "stopped",
     "broken",
 ]
+OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
 
 
 MIXED_IN = ("replay", "real")  # sources of examples that no method made: see replay.py
@@ -163,8 +153,8 @@ class Private:
 class Canary:
     """A secret that was put into a corpus so that its leaking can be measured (Carlini et al. 2019, arXiv 1802.08232).
 
-    ``before`` and the ``secret``, one piece per slot, make its text. ``space`` holds what each slot could have been, the
-    secret's own piece among them: |R| is the product of their sizes.
+    ``before`` and the ``secret``, one piece per slot, make its text. ``space`` holds what each slot could have been,
+    the secret's own piece among them: |R| is the product of their sizes.
     """
 
     before: str
@@ -321,6 +311,26 @@ class Tried:
     right: float  # 1.0 or 0.0
     loglik: float
     error: str | None = None  # why the answer does not count: truncated, or training left the numbers
+
+
+AuditOutcome = Literal["passed", "failed", "inconclusive", "not applicable"]
+
+
+@dataclass(frozen=True)
+class Audited:
+    """What an audit said of a round's candidate, beside the model that the run began with.
+
+    ``decides``: whether it is part of the gate. ``subjects``: digests of all models that a failure is about.
+    """
+
+    name: str
+    version: int
+    outcome: AuditOutcome
+    reason: str
+    decides: bool
+    subjects: tuple[str, ...] = ()
+    before: Mapping[str, Metric] = field(default_factory=dict)
+    after: Mapping[str, Metric] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -118,7 +118,10 @@ def tune(
         norms.append(norm)
         tokens += count
         progress(step + 1, len(job.batches), "steps")
-    _save(model, job, out, stored)
+        if step + 1 in job.saves:
+            _save_between(model, job, out / str(step + 1), stored)
+    if not job.saves:
+        _save(model, job, out, stored)
     return Tuned(tuple(losses), tokens, tuple(norms))
 
 
@@ -237,6 +240,17 @@ def _refuse(step: int, loss: float, norm: float, refused: int) -> int:
             hint="Lower train.lr, or raise train.warmup.",
         )
     return refused + 1
+
+
+def _save_between(model: Any, job: TuneJob, out: Path, stored: torch.dtype) -> None:
+    """Save and go on: to store a model in another precision rounds its weights, so they are put back."""
+    out.mkdir()
+    numbers = [*model.parameters(), *model.buffers()] if job.kind == "full" else []
+    exact = [t.detach().clone() for t in numbers]
+    _save(model, job, out, stored)
+    for tensor, value in zip(numbers, exact, strict=True):
+        tensor.data = value
+    model.train()
 
 
 def _save(model: Any, job: TuneJob, out: Path, stored: torch.dtype) -> None:

@@ -73,6 +73,7 @@ class TuneJob:
     lora_alpha: int
     seed: int
     lora_targets: tuple[str, ...] = ()  # linear layers ("q_proj"); none: all but the head (PEFT: all-linear)
+    saves: tuple[int, ...] = ()  # after these steps weights are saved, in folders of ``out`` named so; none: at the end
 
 
 @dataclass(frozen=True)
@@ -171,7 +172,8 @@ class Scores(Protocol):
 
 class Tunes(Protocol):
     def tune(self, job: TuneJob, out: Path, *, stop: StopToken = never, progress: Progress = quiet) -> Tuned:
-        """Train and write the new weights into the empty folder ``out``: a PEFT adapter or a full model folder.
+        """Train and write the new weights into the empty folder ``out``: a PEFT adapter or a full model folder, or one
+        for each of ``job.saves``.
 
         Raises NonFiniteError before anything is written when a loss, gradient or weight is NaN or infinite.
         """

@@ -20,6 +20,7 @@ class Context:
     heldout: Sequence[Task]
     asked: Mapping[str, Task] = field(default_factory=dict)  # by id
     documents: Mapping[str, Document] = field(default_factory=dict)  # by the group of those tasks
+    private: Sequence[tuple[int, ...]] = ()  # what must not come out of a model again, as token ids
 
     def question(self, example: Example) -> str:
         """The question that ``example`` answers, or "" for text that nobody asked for."""
