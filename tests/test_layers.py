@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 SRC = Path(__file__).parents[1] / "src" / "selftaught"
-FAMILIES = ("engines", "filters", "methods", "tasks")
+FAMILIES = ("audits", "engines", "filters", "methods", "tasks")
 
 LAYERS: tuple[tuple[str, ...], ...] = (  # lowest first; a module may import what stands in an earlier row
     ("types", "visible"),
