@@ -68,8 +68,6 @@ STAGES = (
     "judge",
     "replay",
     "round",
-    "paired",
-    "power",
     "gate",
     "measure",
     "questions",
@@ -82,7 +80,11 @@ STAGES = (
     "exam",
     "arrivals",
 )
-WITHIN_A_LAYER = {("methods.base", "engines.base"), ("methods.base", "tasks.base")}  # tokens, checkers
+WITHIN_A_LAYER = {
+    ("audits.base", "engines.base"),
+    ("methods.base", "engines.base"),
+    ("methods.base", "tasks.base"),
+}  # tokens, checkers
 MAY_IMPORT_MEMBERS = {"look": "tasks"}  # a look at data before there is a run reads it as the sources do
 
 
