@@ -93,9 +93,10 @@ class Forgetting:
         held = all(p <= self.options.alpha for p in ranked)  # every loss has to be ruled out: no correction is needed
         if held:
             return Opinion("passed", f"{said}; a loss of its margin is ruled out everywhere", (), more)
-        broken = [n for n, (change, p) in lost.items() if p > self.options.alpha and change > 0]
-        said += f"; a loss of its margin is not ruled out on {', '.join(broken) or worst}"
-        return Opinion("failed" if broken else "inconclusive", said, (), more)
+        open_ = [n for n, (_, p) in lost.items() if p > self.options.alpha]
+        shown = [n for n in open_ if more[f"{n}: forgotten"].low > 0]  # there is a loss, as far as an interval can say
+        said += f"; a loss of its margin is not ruled out on {', '.join(shown or open_)}"
+        return Opinion("failed" if shown else "inconclusive", said, (), more)
 
 
 def _interval(best: Sequence[float], after: Sequence[float]) -> tuple[float, float]:
