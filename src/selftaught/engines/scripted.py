@@ -152,7 +152,11 @@ class Scripted:
             progress(step + 1, len(job.batches), "steps")
         if self.options.diverges:
             raise NonFiniteError("Training left the numbers (scripted).", hint="Lower train.lr.")
-        self._learnt(job).write(out)
+        for step in job.saves:
+            (out / str(step)).mkdir()
+            self._learnt(replace(job, batches=job.batches[:step])).write(out / str(step))
+        if not job.saves:
+            self._learnt(job).write(out)
         return _tuned(job)
 
     def _learnt(self, job: TuneJob) -> Mind:
