@@ -113,9 +113,9 @@ class Collapse:
         said = "beyond its limit in this round, and the alarm wants two: " + ", ".join(
             s.partition(" went")[0] for s in once
         )
-        without = "" if missing or RARE in known else "there is no real text"
-        left = f" of {len(signals)}, for {missing or without}" if missing or without else ""
-        return Opinion("passed", said if once else f"{len(known)} signals are quiet" + left, (), more)
+        why = missing or ("" if RARE in known else "there is no real text")
+        left = f" ({len(known)} of {len(signals)} signals: {why})" if why else ""
+        return Opinion("passed", (said if once else f"{len(known)} signals are quiet") + left, (), more)
 
     def _missing(self, amounts: set[float]) -> str:
         """Why what was written unprompted cannot be compared, or ""."""
