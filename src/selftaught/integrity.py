@@ -14,6 +14,7 @@ from typing import Any
 
 from selftaught import gate, ledger
 from selftaught.errors import IntegrityError, SelftaughtError
+from selftaught.auditing import read_audited
 from selftaught.evaluate import METRIC_OF, main_metric
 from selftaught.rows import read_rows
 from selftaught.store import GENESIS, file_digest, linked, read_lines
@@ -166,14 +167,16 @@ def _decision(record: ledger.RunRecord) -> Iterable[str]:
 
 
 def decide_again(record: ledger.RunRecord, done: Round) -> Decision:
-    """The decision on a round from its recorded reports alone."""
+    """The decision on a round from its recorded reports, and what audits said, alone."""
     config, reports = record.recipe.gate, record.reports(done)
     pairs: dict[str, tuple[Report, Report]] = {
         suite: (before, reports["candidate", suite]) for (role, suite), before in reports.items() if role == "parent"
     }
     named = [r.name.removeprefix("guard: ") for r in done.decision.rules if r.name.startswith("guard: ")]
     margins = _margins(config.guards, [(name, pairs[name][0].unit) for name in named])
-    decision = gate.decide(config, pairs.get("dev"), {name: (*pairs[name], m) for name, m in margins.items()})
+    audits = [read_audited(e["facts"]) for e in record.units("audit", done)]
+    guards, tries = {name: (*pairs[name], m) for name, m in margins.items()}, record.recipe.train.checkpoints
+    decision = gate.decide(config, pairs.get("dev"), guards, audits, tries)
     if decision.outcome != "accepted" or not done.looks:
         return decision
     empty = Report("evaluation", "vault", done.candidate or "", "vault")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from math import isfinite
 from statistics import fmean, stdev
 from typing import Any, Protocol
 
@@ -136,6 +137,8 @@ def share(values: Sequence[float]) -> Metric:
 
 
 def mean(values: Sequence[float]) -> Metric:
-    """With the normal interval."""
+    """With the normal interval. ValueError for what is not a finite number."""
+    if not all(map(isfinite, values)):
+        raise ValueError("a measured value is not a finite number")
     middle, half = fmean(values), (1.96 * stdev(values) / len(values) ** 0.5 if len(values) > 1 else 0.0)
     return Metric(middle, len(values), middle - half, middle + half)

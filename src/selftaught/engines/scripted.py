@@ -225,7 +225,7 @@ def _until(text: str, stops: Sequence[str]) -> tuple[int, ...]:
 
 def _write(prompt: str, mind: Mind, rng: random.Random) -> str:
     """An answer to the last question; or, after "Q:" or nothing at all, a question with its answer; or notes on a
-    passage, or questions about one.
+    passage, or questions about one; and after any other text little.
     """
     luck, skill = rng.random(), mind.skill
     for found in (questions(prompt, mind), notes(prompt, mind, luck, rng), answer(prompt, mind, luck)):
@@ -234,6 +234,8 @@ def _write(prompt: str, mind: Mind, rng: random.Random) -> str:
     if not prompt or prompt.endswith("Q:"):
         asked = "+".join(str(rng.randint(1, 99)) for _ in range(3))
         return f"{' ' if prompt else 'Q: '}{asked}\nA: {_solve(asked, luck < skill, rng)}"
+    if "Q: " not in prompt:
+        return " and so on"
     asked = re.findall(r"Q: (.*)", prompt)[-1]
     if asked.startswith("sort "):
         return " " + " ".join(sorted(asked.split()[1:]))
