@@ -152,7 +152,7 @@ def test_stopped_again_and_again_it_ends_the_same(tmp_path: Path) -> None:
             break
         except Stopped:
             ends.append(read_run(folder).chain[-1].get("place"))
-    assert {"audits/collapse", "round-000/audits/measured/memorization", "round-001/audits/forgetting"} <= {*ends}, ends
+    assert {"audits/collapse", "round-000/audits/memorization", "round-001/audits/forgetting"} <= {*ends}, ends
     assert small.bytes_of(folder) == small.bytes_of(whole.path)
 
 
