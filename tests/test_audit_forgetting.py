@@ -183,7 +183,7 @@ def taught(fall: float, texts: int = 10) -> tuple[Report, Report, Report, Opinio
 
 
 def test_what_an_accepted_round_taught_is_held_against_the_model_that_learned_it() -> None:
-    base, first, second, opinion = taught(0.1)
+    base, first, _, opinion = taught(0.1)
     assert base.metrics == {}, "which the base never learned"
     assert first.metrics["taught in round-000"].value == pytest.approx(-1.0 + 0.01 * 9 / 10)
     assert first.metrics["taught in round-000"].n == 10

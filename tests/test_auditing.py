@@ -133,13 +133,6 @@ def test_private_texts_that_cannot_be_read_are_refused_before_the_run(tmp_path: 
 # ---------------------------------------------------------------- resumed
 
 
-def one_more(folder: Path) -> StopToken:
-    """Stop once something more is on record."""
-    chain = folder / "chain.jsonl"
-    before = chain.stat().st_size if chain.exists() else 0
-    return lambda: chain.exists() and chain.stat().st_size > before
-
-
 def test_stopped_again_and_again_it_ends_the_same(tmp_path: Path) -> None:
     overrides = (*ROUNDS, secrets(tmp_path), *WINDOWS, "gate.text_items=20")
     whole = run_of(tmp_path / "a" / "run", *overrides)
@@ -148,7 +141,7 @@ def test_stopped_again_and_again_it_ends_the_same(tmp_path: Path) -> None:
     ends = []
     while True:
         try:
-            loop.run(folder, stop=one_more(folder))
+            loop.run(folder, stop=small.one_more(folder))
             break
         except Stopped:
             ends.append(read_run(folder).chain[-1].get("place"))

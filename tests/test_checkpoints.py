@@ -94,12 +94,10 @@ def test_stopped_after_every_piece_it_chooses_the_same(tmp_path: Path) -> None:
     overrides = (*FOUR, "rounds=2", "model=scripted:0.45", "method.min_share=0", "tasks.train=20")
     whole = run_of(tmp_path / "a" / "run", *overrides)
     assert len(whole.rounds) == 2 and len(whole.units("checkpoints")) == 2
-    folder, before = small.prepared(tmp_path / "b" / "run", *overrides), -1
-    chain = folder / "chain.jsonl"
-    while before != 0:
-        before = len(chain.read_bytes()) if chain.exists() else -1
+    folder = small.prepared(tmp_path / "b" / "run", *overrides)
+    while True:
         try:
-            loop.run(folder, stop=lambda: chain.exists() and len(chain.read_bytes()) > max(before, 0))
+            loop.run(folder, stop=small.one_more(folder))
             break
         except Stopped:
             continue

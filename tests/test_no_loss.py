@@ -16,7 +16,9 @@ def claim(**given: object) -> GateConfig:
     return GateConfig.model_validate({"primary": {"margin": 0.03} | given})
 
 
-def moved(change: float, n: int = 300, spread: float = 0.5, unit: str = "score", each: int = 1) -> tuple[Report, Report]:
+def moved(
+    change: float, n: int = 300, spread: float = 0.5, unit: str = "score", each: int = 1
+) -> tuple[Report, Report]:
     """Scores whose changes are ``change`` on average, exactly, and differ by ``spread``; ``each`` items to a group."""
     noise = np.random.default_rng(12).normal(0, 1, n)
     noise = (noise - noise.mean()) / noise.std(ddof=1) * spread
@@ -34,9 +36,7 @@ def test_what_did_not_change_is_accepted_and_the_words_say_no_gain() -> None:
     assert (rule.name, rule.before, rule.after, rule.unit) == ("no loss on dev", 0.92, 0.92, "share")
     z = paired.tango(20, 20, 1000, -0.03)
     p = 1 - gate.NormalDist().cdf(z)
-    assert rule.detail == (
-        f"20 won, 20 lost of 1000; a loss of 3 points or more has p = {p:.2g}, must be at most 0.05"
-    )
+    assert rule.detail == (f"20 won, 20 lost of 1000; a loss of 3 points or more has p = {p:.2g}, must be at most 0.05")
 
 
 def test_the_same_as_a_guard_of_the_same_margin() -> None:
@@ -158,14 +158,19 @@ def test_a_look_proves_that_nothing_was_lost() -> None:
     config = claim()
     accepted = gate.decide(config, pair(20, 20, 900, 60), {})
     proved = gate.prove(accepted, config, *pair(20, 20, 900, 60), look=2)
-    assert (proved.outcome, proved.reason) == ("proved", "a loss is ruled out on vault questions that decided nothing before")
+    assert (proved.outcome, proved.reason) == (
+        "proved",
+        "a loss is ruled out on vault questions that decided nothing before",
+    )
     assert [r.name for r in proved.rules] == ["no loss on dev", "no loss on vault"]
     assert proved.rules[1].detail.startswith("look 2 of 3 on this vault; 20 won, 20 lost of 1000; a loss of 3 points")
     assert proved.rules[1].detail.endswith("must be at most 0.0167")
     not_yet = gate.prove(accepted, config, *pair(10, 30, 900, 60), look=2)
     assert not_yet.outcome == "accepted" and not_yet.reason.endswith("the vault does not confirm it")
     spent = gate.prove(accepted, config, report([]), report([]), look=4)
-    assert spent.rules[-1].name == "no loss on vault" and "all 3 looks at this vault are spent" in spent.rules[-1].detail
+    assert (
+        spent.rules[-1].name == "no loss on vault" and "all 3 looks at this vault are spent" in spent.rules[-1].detail
+    )
 
 
 def test_without_labels_nothing_is_claimed() -> None:

@@ -65,7 +65,12 @@ def test_canaries_alone_are_enough(tmp_path: Path) -> None:
 
 
 def test_the_digest_names_every_text_and_canary(tmp_path: Path) -> None:
-    given = [({"text": "a"},), ({"text": "a", "repeats": 1},), ({"text": "a"}, CANARY), ({"text": "a"}, without("repeats"))]
+    given = [
+        ({"text": "a"},),
+        ({"text": "a", "repeats": 1},),
+        ({"text": "a"}, CANARY),
+        ({"text": "a"}, without("repeats")),
+    ]
     digests = [read_private(lines(tmp_path / "some.jsonl", *rows)).digest for rows in given]
     assert len({*digests}) == 4
     assert digests[0] == read_private(lines(tmp_path / "again.jsonl", *given[0])).digest, "and not where they lie"

@@ -99,7 +99,9 @@ def test_a_text_that_was_cut_off_is_learned_without_an_end_or_not_at_all(tmp_pat
 
 def test_the_end_that_re_tokenising_gives_a_cut_off_text_is_taken_off_again(tmp_path: Path) -> None:
     """And it is cut to the student's context, here of forty tokens, where its tokens are more."""
-    moved = [replace(r, completion_ids=(*r.completion_ids, EOS)) for r in rollouts("a" * 9, "b" * 60, error="truncated")]
+    moved = [
+        replace(r, completion_ids=(*r.completion_ids, EOS)) for r in rollouts("a" * 9, "b" * 60, error="truncated")
+    ]
     made, _ = harvested(tmp_path, method(), moved)
     assert [e.completion_ids for e in made] == [tuple(b"a" * 9), tuple(b"b" * 39)]
 

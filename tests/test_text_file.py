@@ -37,7 +37,9 @@ def drawn(path: Path, *seeds: int, prompt: tuple[int, ...] = ()) -> list[str]:
 
 def test_a_sample_is_the_text_of_its_seed(tmp_path: Path) -> None:
     path = file_of(tmp_path, ["a\nb", "c", "a b", "d"])
-    assert drawn(path, 0, 1, 2, 5, 2**62) == ["a b", "c", "d", "d", ["a b", "c", "d"][2**62 % 3]], "three different ones"
+    assert drawn(path, 0, 1, 2, 5, 2**62) == ["a b", "c", "d", "d", ["a b", "c", "d"][2**62 % 3]], (
+        "three different ones"
+    )
 
 
 def test_the_texts_are_the_source_s_name_and_not_where_they_lie(tmp_path: Path) -> None:

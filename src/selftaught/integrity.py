@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from selftaught import gate, ledger
-from selftaught.errors import IntegrityError, SelftaughtError
 from selftaught.auditing import read_audited
+from selftaught.errors import IntegrityError, SelftaughtError
 from selftaught.evaluate import METRIC_OF, main_metric
 from selftaught.rows import read_rows
 from selftaught.store import GENESIS, file_digest, linked, read_lines
