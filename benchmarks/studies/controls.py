@@ -6,12 +6,12 @@
 Each run is the shipped recipe with ``control`` set, so that what it learns is replaced to the same number of tokens:
 
     random    the paths of one randomly drawn answer per question
-    real      text of the world: documents by the grammar of training/sums.py, as the base was trained on, drawn anew
+    real      text of the world: documents as the base was trained on (training/sums.py), drawn anew
     nothing   the parent's own unprompted text
 
-Documents about a held-out question are left to the filters. Seeds are those of no other study. Every run has a registry
-of looks of its own, and goes through the gate as any other (alpha = 0.05, K = 3, dev 1,000, vault 2,000); besides, every
-candidate is judged on the seed's vault, outside the gate. It is shown, if the numbers say so, that
+Documents about a held-out question are left to the filters. Seeds are those of no other study. Every run has looks of
+its own, and goes through the gate as any other (alpha = 0.05, K = 3, dev 1,000, vault 2,000); besides, every candidate
+is judged on the seed's vault, outside the gate. It is shown, if the numbers say so, that
 
 - at most as many runs are proved as a gate that errs with probability alpha exceeds in one study of a hundred, and that
 - the gain on the vault, averaged over the controls of a seed, is under a point by the upper end of its 95 % t-interval
@@ -139,8 +139,8 @@ def allowed(runs: int, alpha: float, level: float = 0.99) -> int:
 
 def tables(rows: Sequence[Row]) -> str:
     alpha = read_recipe(RECIPE).gate.alpha
-    lines = ["| control, seeds | proved (at most) | other outcomes | vault before → after | gain in points (95 %) | steps |"
-             " examples, learned tokens |", "|---|---|---|---|---|---|---|"]  # fmt: skip
+    lines = ["| control, seeds | proved (at most) | other outcomes | vault before → after | gain in points (95 %) |"
+             " steps | examples, learned tokens |", "|---|---|---|---|---|---|---|"]  # fmt: skip
     for control in CONTROLS:
         some = [r for r in rows if r["control"] == control]
         lines += [_line(control, some, alpha)] if some else []
