@@ -48,7 +48,7 @@ def test_an_unknown_key_in_a_list_is_guessed_from_what_the_list_holds() -> None:
 
 
 def test_a_key_like_nothing_known_gets_the_list() -> None:
-    assert "unknown key 'train.zzzz'; known: batch_tokens, clip, epochs" in complaint("train.zzzz=3")
+    assert "unknown key 'train.zzzz'; known: batch_tokens, checkpoints, clip, epochs" in complaint("train.zzzz=3")
 
 
 def test_every_wrong_key_is_named_at_once() -> None:
