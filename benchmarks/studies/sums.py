@@ -16,16 +16,16 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from common import Remembering, t_interval
 from selftaught import ledger, loop, paired
 from selftaught.config import Recipe, read_recipe
-from selftaught.engines.base import Completion, Engine, Request
+from selftaught.engines.base import Engine
 from selftaught.evaluate import answers
 from selftaught.rollout import rollout
 from selftaught.types import Checkpoint, Report, Sampling
@@ -39,25 +39,6 @@ UNSEEN = 20261121  # never used while the recipe was made
 ARMS = {"voted": [], "unvoted": ["method.vote=all"], "random": ["method.vote=random"], "replay": ["train.replay=1.0"]}
 LONGEST = 5  # additions: what the base mostly guesses (its model card)
 Habit = list[int]  # four counts: see on_vault
-T_975 = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
-
-
-class Remembering:
-    """An engine that samples each request once: the arms of a seed learn from the very same samples."""
-
-    def __init__(self, engine: Engine) -> None:
-        self.engine = engine
-        self.seen: dict[Any, list[Completion]] = {}
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.engine, name)
-
-    def generate(self, requests: Sequence[Request], **how: Any) -> Iterator[tuple[int, list[Completion]]]:
-        keys = [(r.checkpoint.digest, r.prompt_ids, repr(r.sampling), r.seeds) for r in requests]
-        missing = [i for i, key in enumerate(keys) if key not in self.seen]
-        for i, completions in self.engine.generate([requests[i] for i in missing], **how):
-            self.seen[keys[missing[i]]] = completions
-        yield from ((i, self.seen[key]) for i, key in enumerate(keys))
 
 
 def run_arm(seed: int, arm: str, steps: int | None, engine: Engine, folder: Path) -> dict[str, Any]:
@@ -130,16 +111,6 @@ def study(seeds: Sequence[int], arms: Sequence[str], rows: list[dict[str, Any]])
 
 
 # ---------------------------------------------------------------- tables
-
-
-def t_interval(values: Sequence[float]) -> tuple[float, float, float]:
-    """(mean, low, high) of a 95 % t-interval over seeds."""
-    n, centre = len(values), sum(values) / len(values)
-    if n < 2:
-        return centre, -math.inf, math.inf
-    deviation = math.sqrt(sum((v - centre) ** 2 for v in values) / (n - 1))
-    half = T_975[n - 1] * deviation / math.sqrt(n)
-    return centre, centre - half, centre + half
 
 
 def tables(rows: Sequence[dict[str, Any]]) -> str:

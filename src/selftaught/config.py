@@ -246,6 +246,7 @@ class Recipe(Section):
     rounds: int = Field(default=1, ge=1, le=1000)  # at most
     patience: int = Field(default=1, ge=1)  # the run ends after so many rounds in a row that were not accepted
     round_questions: int | None = Field(default=None, ge=1)  # training questions of a round; none: all, every round
+    control: Literal["none", "random", "real", "nothing"] = "none"  # learned in place of what the method makes
     method: Member
     tasks: Member
     questions: QuestionsConfig = QuestionsConfig()

@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
-from selftaught import figures
+from selftaught import control, figures
 from selftaught.arms import arms
 from selftaught.config import Recipe, Served, to_yaml
 from selftaught.errors import RunError, noticing_a_full_disk
@@ -25,7 +25,7 @@ tags: [selftaught, synthetic-data]
 library_name: {library}
 ---
 # {name}
-
+{control}
 {kind} of `{model}`, trained on text that {author} by the method `{method}`, and judged on held-out
 {judged}.{real} Outcome: **{outcome}** ({reason}).
 
@@ -119,15 +119,15 @@ configs:
   data_files: verdicts.parquet
 ---
 # Examples of {name}
-
-Text that {author}, by the method `{method}`. **It is synthetic**: whatever it says was checked
+{control}
+Text that {author}, by the method `{method}`. **It is {nature}**: whatever it says was checked
 by filters, not by people, unless a verdict says otherwise.{real} The round they come from: **{outcome}**.
 
 {counts}
 
 `rejected.parquet` holds what was not learned, and `verdicts.parquet` who rejected it and why, in the same order.
 
-- Written by: `{parent}`
+- Written by: {writer}
 - Labels were used for: {labels}.
 - Record: head `{head}` of {entries} entries.
 
@@ -142,14 +142,17 @@ def data_card(record: RunRecord) -> str:
     """The dataset card: who wrote it, how, how much of it was kept."""
     done = record.final
     counts = done.counts if done else record.facts("examples").get("counts", {})
+    parent, real = done.parent if done else record.facts("tasks").get("model"), record.recipe.control == "real"
     return DATA_CARD.format(
         name=record.name,
+        control=_control(record),
         author=_author(record.recipe, f"the model `{record.recipe.model}` wrote itself"),
+        nature="somebody's" if real else "synthetic",
         method=record.recipe.method.name,
         outcome=done.decision.outcome if done else record.outcome,
         real=_real(record, counts),
         counts="\n".join(f"- {name}: {count:,}" for name, count in counts.items()),
-        parent=done.parent if done else record.facts("tasks").get("model"),
+        writer="whoever wrote `train.real`" if real else f"`{parent}`",
         labels=_labels(record.labels),
         head=record.chain[-1]["hash"],
         entries=len(record.chain),
@@ -166,6 +169,7 @@ def card(record: RunRecord) -> str:
         library="peft" if lora else "transformers",
         kind="A LoRA adapter" if lora else "A fine-tune",
         name=record.name,
+        control=_control(record),
         model=record.recipe.model,
         author=_author(record.recipe, "this model wrote itself"),
         method=done.method,
@@ -200,7 +204,24 @@ def _row(rule: Rule) -> str:
     return "| " + " | ".join((rule.name, *shares, "yes" if rule.passed else "no", rule.detail)) + " |"
 
 
+def _control(record: RunRecord) -> str:
+    """A paragraph that says so where the run is a control."""
+    if not (said := control.said(record.recipe)):
+        return ""
+    digest = f" The text's digest: `{record.facts('tasks')['real text']}`." if record.recipe.control == "real" else ""
+    return f"\n**{said}.** A control is there to be compared with.{digest}\n"
+
+
 def _author(recipe: Recipe, itself: str) -> str:
+    """Who wrote what was learned, as the cards go on with "by the method"."""
+    if recipe.control == "real":
+        return "stood in `train.real`, in place of what was made"
+    if recipe.control == "nothing":
+        return "the parent wrote unprompted, in place of what was made"
+    return _writer(recipe, itself) + (", chosen at random and not" if recipe.control == "random" else "")
+
+
+def _writer(recipe: Recipe, itself: str) -> str:
     who = recipe.roles.source
     if who is None:
         return itself

@@ -13,7 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from selftaught import auditing, budget, ledger, load, paired, power, questions, replay, roles
+from selftaught import auditing, budget, control, ledger, load, paired, power, questions, replay, roles
 from selftaught.collapse import Signals
 from selftaught.config import GateConfig, Recipe, to_yaml
 from selftaught.curate import make_filters
@@ -99,6 +99,7 @@ def plan(recipe: Recipe, engine: Engine | None = None, stop: StopToken = never) 
         tokens = engine.tokens(engine.open(settled.model))
         written = questions.planned(settled, whole, method)
         check_claim(settled.gate, whole, method, tokens, stop)
+        instead = control.planned(settled, method, tokens)
         length, mixed = replay.planned(settled, tokens, stop)
         settled, audited = auditing.settled(settled, _lab(settled, engine, tokens, whole, stop))
         margins = {f"guard {name}": margin for name, margin in guard_margins(settled.gate, whole).items()}
@@ -114,7 +115,10 @@ def plan(recipe: Recipe, engine: Engine | None = None, stop: StopToken = never) 
     needed = power.needed(fitted.gate, margins)
     learned = [d for d in tasks.documents.values() if d.split == "train"]
     asked = roles.planned(fitted, method, len(learned if isinstance(method, Reads) else tasks.train))
-    said = (*notes, *others, *asked, *mixed, *audited, *more, *tasks.notes, *written, *looked, *_unknown(fitted.gate))
+    said = (
+        *notes, *instead, *others, *asked, *mixed, *audited, *more, *tasks.notes, *written, *looked,
+        *_unknown(fitted.gate),
+    )  # fmt: skip
     return Plan(fitted, sizes(tasks), provable, needed, said)
 
 

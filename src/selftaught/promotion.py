@@ -31,11 +31,15 @@ class Promotion:
 def promote(folder: Path, by: str, reason: str = "") -> Promotion:
     """Approve a run's model; with the approvals of ``promotion.people`` different people it is the champion.
 
-    Raises RunError unless the run was proved, and IntegrityError when its record does not hold at this moment.
+    Raises RunError unless the run was proved, and for a control whatever came of it; IntegrityError when its record
+    does not hold at this moment.
     """
     _check_name(by)
     record = ledger.read_run(folder)
     root = folder.parent
+    if record.recipe.control != "none":
+        raise RunError(f"{record.name} is a control ({record.recipe.control}): a control is never a champion.",
+                       hint="Run the recipe without it: control=none")  # fmt: skip
     if record.outcome not in ("proved", "promoted") or record.final is None:
         raise RunError(f"{record.name} is {record.outcome}: only a proved model can become the champion.",
                        hint=f"See why with: selftaught show {record.name}")  # fmt: skip

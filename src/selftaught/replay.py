@@ -19,7 +19,7 @@ from selftaught.setting import Setting
 from selftaught.stopping import heeding
 from selftaught.tasks.base import Held
 from selftaught.texts import read_texts
-from selftaught.types import Example, Sampling, Task
+from selftaught.types import Checkpoint, Example, Sampling, Task
 
 LOOK = 16  # texts cut between two looks at the stop token
 
@@ -33,20 +33,28 @@ def mixed(made: Sequence[Example], setting: Setting, bench: RunBench) -> list[Ex
 
 
 def _unprompted(setting: Setting, bench: RunBench) -> list[Example]:
-    config = setting.recipe.train
-    if not config.replay:
-        return []
+    recipe = setting.recipe
+    return unprompted(setting.base, recipe.seed, recipe, bench, "replay") if recipe.train.replay else []
+
+
+def unprompted(
+    checkpoint: Checkpoint, seed: int, recipe: Recipe, bench: RunBench, source: str, first: int = 0
+) -> list[Example]:
+    """``train.replay_samples`` texts that a checkpoint writes unprompted, from the ``first`` on, counted as ``source``;
+    without those that were cut off or are empty.
+    """
+    config = recipe.train
     sampling = Sampling(config.replay_samples, 1.0, max_tokens=config.replay_max_tokens)
-    task = Task((), checker=next((t.checker for t in bench.tasks), ""), source="replay")
-    [(_, rollouts)] = bench.sample(setting.base, setting.recipe.seed, [task], sampling)
+    task = Task((), checker=next((t.checker for t in bench.tasks), ""), source=source)
+    [(_, rollouts)] = bench.sample(checkpoint, seed, [task], sampling, first=first)
     whole = [r for r in rollouts if r.error is None and r.text.strip()]
-    bench.note("replay sampled", len(rollouts))
-    bench.note("replay truncated", len(rollouts) - len(whole))
-    return [Example(r.prompt_ids, r.completion_ids, r.text, source="replay", parents=(r.id,)) for r in whole]
+    bench.note(f"{source} sampled", len(rollouts))
+    bench.note(f"{source} truncated", len(rollouts) - len(whole))
+    return [Example(r.prompt_ids, r.completion_ids, r.text, source=source, parents=(r.id,)) for r in whole]
 
 
 def _real(setting: Setting, bench: RunBench) -> list[Example]:
-    if not setting.recipe.train.shares["real"]:
+    if not setting.recipe.train.shares["real"] or setting.recipe.control == "real":  # which learns it already
         return []
     found = in_pieces(heeding(setting.stop, setting.train_text, LOOK), setting.tokens, setting.recipe)
     bench.note("real texts", len(setting.train_text))
@@ -74,6 +82,7 @@ def planned(recipe: Recipe, tokens: Tokens, stop: StopToken = never) -> tuple[fl
     length = sum(len(p.prompt_ids) + len(p.completion_ids) for p in pieces) / len(pieces)
     said = f"train.real: {len(texts):,} texts in {len(pieces):,} pieces of {length:,.0f} tokens on average"
     used = f"{share:.0%} of the examples" if share else "left out, as train.replay is 1"
+    used = "learned in place of what the method makes" if recipe.control == "real" else used
     begin = () if opening(tokens) else ("train.real: this model has no token to begin with: texts start without one",)
     return length, (f"{said}; {used}", *begin, *_held_out(recipe, texts))
 

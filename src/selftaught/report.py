@@ -23,6 +23,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from selftaught.arms import Arm, arms, axes, side_by_side
 from selftaught.config import to_yaml
+from selftaught.control import said
 from selftaught.evaluate import HOLDOUTS
 from selftaught.figures import claim, decimals
 from selftaught.findings import edits
@@ -46,7 +47,7 @@ ENDS = {
     "paused": "paused",
     "broken": "broke with an error",
 }
-COUNTS = ("sampled", "samples", "edits", "answered", "questions", "made", "kept", "rejected", "replay",
+COUNTS = ("sampled", "samples", "edits", "answered", "questions", "control", "made", "kept", "rejected", "replay",
           "real")  # first words  # fmt: skip
 
 
@@ -78,7 +79,7 @@ def contents(record: RunRecord) -> dict[str, Any]:
     suites = compare(reports, done[0].decision.rules if done else (), down)
     judged = {s.name: s for s in suites if s.gain is not None}
     return {
-        "record": record, "author": written_by(record.recipe),
+        "record": record, "author": written_by(record.recipe), "control": said(record.recipe),
         "round": done[0] if done else None, "ending": None if done else ending(record),
         "claim": claim(record.recipe.gate.primary), "panels": panels(suites),
         "hero": judged.get("vault") or judged.get("dev"),

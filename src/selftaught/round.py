@@ -17,6 +17,7 @@ from typing import Any, cast
 from selftaught import ledger, load, people
 from selftaught.bench import RunBench
 from selftaught.collapse import Signals, alarm, signals
+from selftaught.control import instead
 from selftaught.curate import curate
 from selftaught.engines.base import TuneJob
 from selftaught.errors import NonFiniteError, NonFiniteLogits
@@ -113,6 +114,7 @@ class Transaction:
             self.view.line(f"  {said}")
         groups = self._groups = self.bench.generate(proposed, self.method.sampling(), role="source")
         made = list(heeding(self.setting.stop, self.method.harvest(groups, self.bench), LOOK))
+        made = instead(made, groups, self.method, self.parent, self.setting, self.bench)
         self.setting.stage("curate")
         examples = mixed(made, self.setting, self.bench)
         asked = {t.id: t for t, _ in groups}

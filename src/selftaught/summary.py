@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from selftaught import paired
+from selftaught import control, paired
 from selftaught.arms import Arm, arms
 from selftaught.evaluate import HOLDOUTS, UNIT_OF, main_metric
 from selftaught.figures import change, changed, interval, measure
@@ -26,7 +26,8 @@ from selftaught.visible import printable
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
-COUNT_ORDER = ("questions", "samples", "edits", "replay", "real", "made", "kept", "rejected")  # first words, by stage
+# first words, by stage
+COUNT_ORDER = ("questions", "samples", "edits", "control", "replay", "real", "made", "kept", "rejected")
 LONGEST = 240  # characters of a model's text in a summary; `selftaught ask` shows all of it
 
 
@@ -128,7 +129,9 @@ def verdict(record: RunRecord) -> tuple[str, str]:
 
 def headline(record: RunRecord) -> str:
     outcome, why = verdict(record)
-    return f"{record.name}: {outcome} ({why})" if why else f"{record.name}: {outcome}"
+    kind = record.recipe.control
+    name = record.name if kind == "none" else f"{record.name} (control: {kind})"
+    return f"{name}: {outcome} ({why})" if why else f"{name}: {outcome}"
 
 
 def whereabouts(record: RunRecord) -> str:
@@ -174,6 +177,7 @@ def blocks(record: RunRecord, root: Path) -> list[Block]:
     by = " (dev and vault: of adapters that learned an edit of the document)" if _adapts(record) else ""
     down = record.recipe.gate.primary.direction == "down"
     shown = [(shortened(p.question), shortened(p.before), shortened(p.after)) for p in pairs(record)]
+    about = (control.said(record.recipe), whereabouts(record), author(record), used_labels(record))
     drawn = [
         Block(
             f"{title}, with 95 % intervals{by}" + ("; less is better on dev and vault" if down else ""),
@@ -192,9 +196,7 @@ def blocks(record: RunRecord, root: Path) -> list[Block]:
         Block("The gate", tuple(_rule_row(r) for r in rules), ("rule", "before", "after", "passed", "how")),
         Block(_pairs_title(record), tuple(shown), ("question", "before", "after"), stacked=True),
         Block("Counts", tuple((k, f"{counts[k]:,}") for k in sorted(counts, key=_count_place))),
-        Block(
-            "The model", tuple((said,) for said in (whereabouts(record), author(record), used_labels(record)) if said)
-        ),
+        Block("The model", tuple((said,) for said in about if said)),
         Block("Next", tuple((command,) for command in next_commands(record, root))),
     ]
     return [b for b in drawn if b.rows]
@@ -282,6 +284,7 @@ def brief(record: RunRecord) -> dict[str, Any]:
         "path": str(record.path.resolve()),
         "recipe": record.recipe.name,
         "method": record.recipe.method.name,
+        "control": record.recipe.control,
         "outcome": record.outcome,
         "labels": asdict(record.labels),
         "model": record.recipe.model,
@@ -297,7 +300,8 @@ def runs_block(records: Iterable[RunRecord]) -> Block:
 
 def _run_row(record: RunRecord) -> tuple[str, ...]:
     recipe = record.recipe
-    return (record.name, record.outcome, _gain(record, "dev"), _gain(record, "vault"), recipe.model, recipe.method.name)
+    method = recipe.method.name + (f", control: {recipe.control}" if recipe.control != "none" else "")
+    return (record.name, record.outcome, _gain(record, "dev"), _gain(record, "vault"), recipe.model, method)
 
 
 def _gain(record: RunRecord, holdout: str) -> str:

@@ -135,6 +135,16 @@ class Answers(Method, Protocol):
 
 
 @runtime_checkable
+class Chooses(Method, Protocol):
+    """A method that chooses among what it samples, and so can choose at random: the recipe's ``control: random``."""
+
+    def at_random(self, groups: Sequence[Group], bench: Bench) -> Iterable[Example]:
+        """What ``harvest`` would give if nothing had been known of what was sampled. Called after it, of the same
+        groups; it samples nothing and notes nothing."""
+        ...
+
+
+@runtime_checkable
 class Reads(Method, Protocol):
     """A method that reads documents and not questions. One with the attribute ``retains`` makes a model know them, and
     is judged by questions about documents that were learned.
@@ -146,7 +156,7 @@ class Reads(Method, Protocol):
 
 
 @runtime_checkable
-class Studies(Reads, Protocol):
+class Studies(Reads, Chooses, Protocol):
     """A method whose models can be judged by ``gate.primary.protocol: adapt``: edit, adapt, ask."""
 
     def lessons(self, text: str, document: Document, tokens: Tokens) -> tuple[Example, ...]:
@@ -155,10 +165,6 @@ class Studies(Reads, Protocol):
 
     def cleaned(self, edits: Sequence[tuple[str, Document]], support: Supports) -> list[str]:
         """Edits as adapters learn them: with or without what their documents do not support."""
-        ...
-
-    def at_random(self, groups: Sequence[Group], bench: Bench) -> Iterable[Example]:
-        """As many examples as ``harvest`` gave, of edits drawn at random: a control. Called after it."""
         ...
 
     def open_book(self, task: Task, document: Document) -> Task:

@@ -5,7 +5,7 @@ path that reaches it. No label is read. A truncated path or one without an answe
 majorities carry fewer agreeing paths, so they weigh less by themselves; ``min_share`` cuts the rest.
 
 The controls of the same recipe: ``vote: all`` learns from every path with an answer, ``vote: random`` from the paths of
-an answer drawn at random for each question.
+an answer drawn at random for each question. The hook ``at_random`` gives what the latter learns.
 """
 
 from __future__ import annotations
@@ -86,6 +86,15 @@ def majority(rollouts: Sequence[Rollout]) -> Vote | None:
     return Vote(answer, count / len(rollouts), tuple(r for r in rollouts if r.answer == answer))
 
 
+def drawn(task: Task, rollouts: Sequence[Rollout], seed: int) -> Vote | None:
+    """An answer drawn at random, each that was given as likely as any other. None without any vote."""
+    votes = count_votes(rollouts)
+    if not votes:
+        return None
+    answer = random.Random(seed_for(seed, "random vote", task.id)).choice(sorted(votes))
+    return Vote(answer, votes[answer] / len(rollouts), tuple(r for r in rollouts if r.answer == answer))
+
+
 def decided(rollouts: Sequence[Rollout], remaining: int, needed: float = 0.0) -> bool:
     """Whether nothing that the remaining samples say can change the majority, or that its share is (not) ``needed``."""
     (_, first), (_, second) = [*count_votes(rollouts).most_common(2), ("", 0), ("", 0)][:2]
@@ -102,6 +111,7 @@ class SelfConsistency:
     def __init__(self, options: LmsiOptions) -> None:
         self.options = options
         self._exemplars: tuple[Exemplar, ...] | None = None
+        self._voted: Sequence[Group] = ()  # what was harvested, all waves
         self._bare: dict[str, Task] = {}  # id of a question as it was asked -> the question without format and examples
 
     # ------------------------------------------------------------ asking
@@ -194,6 +204,7 @@ class SelfConsistency:
     def harvest(self, groups: Sequence[Group], bench: Bench) -> Iterable[Example]:
         if self.options.early_stop:
             groups = self._more_waves(groups, bench)
+        self._voted = groups
         exemplars = self._shots(bench)
         for task, rollouts in groups:
             vote = self._vote(task, rollouts, bench)
@@ -209,8 +220,11 @@ class SelfConsistency:
                 yield from self._learn(self._bare.get(task.id, task), vote, exemplars, bench)
 
     def _vote(self, task: Task, rollouts: Sequence[Rollout], bench: Bench) -> Vote | None:
-        if self.options.vote != "majority":
-            return self._control(task, rollouts, bench)
+        if self.options.vote == "random":
+            return drawn(task, rollouts, bench.seed)
+        if self.options.vote == "all":
+            paths = tuple(r for r in rollouts if r.answer is not None)
+            return Vote("", 1.0, paths) if paths else None
         vote = majority(rollouts)
         return vote if vote is not None and vote.share >= self._needed(task) else None
 
@@ -218,14 +232,12 @@ class SelfConsistency:
         written = self._bare.get(task.id, task).source == WRITTEN
         return self.options.write_questions.min_share if written else self.options.min_share
 
-    def _control(self, task: Task, rollouts: Sequence[Rollout], bench: Bench) -> Vote | None:
-        votes = count_votes(rollouts)
-        if not votes:
-            return None
-        if self.options.vote == "all":
-            return Vote("", 1.0, tuple(r for r in rollouts if r.answer is not None))
-        answer = random.Random(seed_for(bench.seed, "random vote", task.id)).choice(sorted(votes))
-        return Vote(answer, votes[answer] / len(rollouts), tuple(r for r in rollouts if r.answer == answer))
+    def at_random(self, groups: Sequence[Group], bench: Bench) -> Iterable[Example]:
+        """The paths of one answer per question, drawn at random, however few they are."""
+        exemplars = self._shots(bench)
+        for task, rollouts in self._voted:
+            if vote := drawn(task, rollouts, bench.seed):
+                yield from self._learn(self._bare.get(task.id, task), vote, exemplars, bench)
 
     def _learn(self, task: Task, vote: Vote, exemplars: Sequence[Exemplar], bench: Bench) -> list[Example]:
         """Every agreeing path in every format (the paper's four); answer-only ones take the answer as text."""
