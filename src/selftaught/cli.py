@@ -206,6 +206,35 @@ def eval(
     return dump(asdict(found)) if json else said(lambda tell: tell.exam(found))
 
 
+@command
+def audit(
+    subject: Annotated[str, typer.Argument(metavar="RUN_OR_MODEL", help="A run, or a model's folder, hub id or name.")],
+    words: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]", show_default=False)] = None,
+    private: Annotated[Path | None, typer.Option(help="Texts that must not come out of it again.")] = None,
+    text: Annotated[Path | None, typer.Option(help="Real text that it never learned.")] = None,
+    base: Annotated[str | None, typer.Option(metavar="MODEL", help="What a model is held against.")] = None,
+    json: Json = False,
+    runs: Runs = None,
+) -> int:
+    """Audit a run's model, or any model: collapse, memorization, forgetting, calibration.
+
+    \b
+      selftaught audit latest audits.collapse.samples=100
+      selftaught audit FOLDER --base bundled:sums --private secrets.txt --text real.txt
+
+    Decides nothing of a run. Exit code 5 if an audit failed that decides (audits.NAME.gating, or one that could not be
+    measured), 8 if such a one does not know.
+    """
+    from dataclasses import asdict
+
+    from selftaught import api, view
+
+    shown = view.Plain(sys.stderr)
+    found = api.audit(subject, *(words or []), private=private, text=text, base=base, runs=runs, view=shown)
+    _ = dump(asdict(found)) if json else said(lambda tell: tell.audit(found, console()))
+    return found.exit_code
+
+
 By = Annotated[str, typer.Option("--by", metavar="NAME", help="Who says so.")]
 Reason = Annotated[str, typer.Option("--reason", metavar="TEXT", help="Why, for the record.")]
 
