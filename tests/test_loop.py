@@ -293,7 +293,7 @@ class Impatient:
     def line(self, text: str) -> None: ...
 
 
-@pytest.mark.parametrize("stage", ["prepare", "sample", "curate", "train", "evaluate", "gate", "record"])
+@pytest.mark.parametrize("stage", ["prepare", "sample", "curate", "train", "evaluate", "audit", "gate", "record"])
 def test_ctrl_c_at_any_stage_loses_nothing(tmp_path: Path, stage: str) -> None:
     whole = run_of(tmp_path / "a" / "run")
     folder = small.prepared(tmp_path / "b" / "run")
@@ -316,7 +316,7 @@ class Absent(Impatient):
             selftaught.stop(self.folder)
 
 
-@pytest.mark.parametrize("stage", ["sample", "train", "evaluate", "gate"])
+@pytest.mark.parametrize("stage", ["sample", "train", "evaluate", "audit", "gate"])
 def test_a_run_asked_to_stop_by_a_file_ends_in_order_and_goes_on_later(tmp_path: Path, stage: str) -> None:
     whole = run_of(tmp_path / "a" / "run")
     folder = small.prepared(tmp_path / "b" / "run")

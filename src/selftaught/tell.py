@@ -19,7 +19,7 @@ from selftaught.ledger import EXIT_CODES, RunRecord
 from selftaught.lock import holder
 from selftaught.people import Imported, Queue
 from selftaught.promotion import Promotion
-from selftaught.trends import in_order
+from selftaught.trends import in_order, line
 from selftaught.types import Audited, Metric
 from selftaught.visible import printable
 
@@ -122,9 +122,8 @@ def audit(found: Inspection, console: Console) -> None:
     """What every audit says, and a table of its measures."""
     between = f", {found.between} accepted between them" if found.between else ""
     beside = f"held against {found.base}{between}" if found.base else "by itself: nothing to compare with"
-    said = tuple((a.name, a.outcome + (" (decides)" if a.decides else ""), printable(a.reason)) for a in found.audits)
     blocks = [
-        summary.Block(f"{found.subject}, {beside}", said, ("audit", "outcome", "why")),
+        summary.Block(f"{found.subject}, {beside}", tuple(map(line, found.audits)), ("audit", "outcome", "why")),
         *(b for a in found.audits if (b := _measures(a)).rows),
         summary.Block("Note", tuple((note,) for note in found.notes)),
     ]

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 from selftaught.auditing import read_audited
 from selftaught.ledger import GOOD, RunRecord
 from selftaught.panels import Axis, axis
 from selftaught.types import Audited, Metric, Round
+from selftaught.visible import printable
 
 MAIN = {  # what stands first, and on a card
     "collapse": ("loss on real text", "loss on rare tokens of real text", "different 2-grams"),
@@ -52,6 +54,16 @@ def audits(record: RunRecord, done: Round | None) -> list[Audited]:
     same = [r for r in record.rounds if r.candidate == done.candidate and r.index <= done.index]
     said = {e["facts"]["name"]: e["facts"] for r in same for e in record.units("audit", r)}
     return [read_audited(facts) for facts in said.values()]
+
+
+def line(audit: Audited) -> tuple[str, str, str]:
+    """(name, outcome, why) in short."""
+    return audit.name, audit.outcome + (" (decides)" if audit.decides else ""), printable(audit.reason)
+
+
+def audits_by_round(record: RunRecord) -> list[dict[str, Any]]:
+    """All that audits said and measured, as plain values; rounds count from 1."""
+    return [{"round": done.index + 1, **asdict(audit)} for done in record.rounds for audit in audits(record, done)]
 
 
 def in_order(audit: Audited) -> list[Row]:
