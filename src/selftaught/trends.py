@@ -47,6 +47,29 @@ class Curve:
         return found if self.rounds > 1 and len(found) > 1 else []
 
 
+@dataclass(frozen=True)
+class Sheet:
+    """An audit as a report shows it: of the round that says what came of a run (of the last one while it is on)."""
+
+    audit: Audited
+    round: int
+    rows: list[Row]
+    outcomes: list[tuple[int, str]]  # of every round
+    curves: list[Curve]
+
+
+def sheets(record: RunRecord) -> list[Sheet]:
+    """One for each audit; none where nothing was audited."""
+    done = record.final if record.over else next(reversed(record.rounds), None)
+    every = [(r.index + 1, a) for r in record.rounds for a in audits(record, r)]
+    drawn = curves(record)
+    return [
+        Sheet(a, done.index + 1 if done else 0, in_order(a), [(n, o.outcome) for n, o in every if o.name == a.name],
+              drawn[a.name])
+        for a in audits(record, done)
+    ]  # fmt: skip
+
+
 def audits(record: RunRecord, done: Round | None) -> list[Audited]:
     """What audits said of a round's candidate. One that is, bit for bit, an earlier round's is not measured again."""
     if done is None or done.candidate is None:
