@@ -34,6 +34,20 @@ def test_an_exported_model_has_the_recorded_bytes_and_a_card_with_its_proof(tmp_
     assert sorted(p.name for p in out.parent.iterdir()) == ["model"], "nothing is left beside it"
 
 
+def test_a_card_says_what_every_audit_said_with_its_main_figures(tmp_path: Path) -> None:
+    record = run_of(tmp_path / "run", "audits.collapse.gating=true")
+    lines = (export(record, tmp_path / "model") / "README.md").read_text().splitlines()
+    said = {name: next(line for line in lines if line.startswith(f"- Audit `{name}`"))
+            for name in ("calibration", "collapse", "forgetting", "memorization")}  # fmt: skip
+    assert "(version 1, it decides): **passed** (3 signals are quiet" in said["collapse"]
+    assert ": different 2-grams 37.5 [34.7, 40.3] → 37 [29.1, 44.9]." in said["collapse"]
+    assert "it reports): **inconclusive** (error 0.600 before" in said["calibration"]
+    assert said["forgetting"].endswith(
+        ": dev 0.642 [0.553, 0.722] → 0.8 [0.72, 0.862]; sort 1 [0.963, 1] → 1 [0.963, 1]."
+    )
+    assert said["memorization"].endswith("**not applicable** (no private text is named (private)).")
+
+
 def test_an_unproven_model_is_exported_with_a_warning_and_a_rejected_one_only_when_asked(tmp_path: Path) -> None:
     unproven = run_of(tmp_path / "unproven", "tasks.dev=8")
     assert "Nobody knows whether" in (export(unproven, tmp_path / "a") / "README.md").read_text()

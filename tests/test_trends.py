@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -84,6 +85,8 @@ def test_the_main_measures_come_first() -> None:
     )
     assert trends.in_order(audit) == [("right", one, one), ("Brier score", one, None), ("a", None, one)]
     assert trends.main(audit) == [("right", one, one)]
+    other = replace(audit, name="forgetting", after={"a": one, "right": one, "Brier score": one})
+    assert trends.main(other) == [("Brier score", one, one), ("right", one, one)], "what both models have"
 
 
 def test_show_has_a_block_of_audits_and_json_has_all_of_them(three: ledger.RunRecord) -> None:

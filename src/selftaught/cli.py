@@ -303,7 +303,7 @@ def verify(
     json: Json = False,
     runs: Runs = None,
 ) -> int:
-    """Hold a run's record against itself: the chain, every byte, the counts, the decision.
+    """Hold a run's record against itself: the chain, every byte, the counts, the audits, the decision.
 
     Exit code 7 if anything does not hold. Note the head it prints somewhere else: whoever can write the record could
     make all of it anew, but not with the same head.

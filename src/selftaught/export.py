@@ -12,6 +12,7 @@ from selftaught.config import Recipe, Served, to_yaml
 from selftaught.errors import RunError, noticing_a_full_disk
 from selftaught.ledger import GOOD, RunRecord
 from selftaught.store import check_files, make_folder, publish_folder, remove, write_file
+from selftaught.trends import audits, main
 from selftaught.types import Labels, Rule
 
 NOT_PROVED = {
@@ -35,7 +36,7 @@ library_name: {library}
 {rules}
 
 - The claim, made before the run: {claim}.
-{arms}- Labels were used for: {labels}.
+{arms}{audits}- Labels were used for: {labels}.
 - Training data: {kept} examples kept of {made} made; what was rejected, and why, is in the run's record.
 - Parent: `{parent}`
 - This model: `{candidate}`
@@ -181,6 +182,7 @@ def card(record: RunRecord) -> str:
         claim=figures.claim(record.recipe.gate.primary),
         judged=DOCUMENTS if record.recipe.gate.primary.protocol == "adapt" else "questions",
         arms=_arms(record),
+        audits=_audits(record),
         labels=_labels(done.labels),
         kept=f"{done.counts['kept']:,}",
         made=f"{done.counts['made']:,}",
@@ -197,6 +199,17 @@ def _arms(record: RunRecord) -> str:
     found = [a for a in arms(record, record.reports()) if a.name not in ("parent", "candidate")]
     return "".join(f"- Control `{a.name}` on dev ({a.meaning}): {figures.interval(a.reached, a.unit)}; this model minus"
                    f" it: {figures.changed(a.gain, a.unit)}.\n" for a in found)  # fmt: skip
+
+
+def _audits(record: RunRecord) -> str:
+    """A line per audit: its outcome, why, and its main figures before and after."""
+    lines = []
+    for audit in audits(record, record.final):
+        rows = [f"{name} {figures.spanned(before)} → {figures.spanned(after)}" for name, before, after in main(audit)]
+        kind, why = "decides" if audit.decides else "reports", " ".join(audit.reason.split())
+        said = f"- Audit `{audit.name}` (version {audit.version}, it {kind}): **{audit.outcome}** ({why})"
+        lines.append(said + (": " + "; ".join(rows) if rows else "") + ".\n")
+    return "".join(lines)
 
 
 def _row(rule: Rule) -> str:

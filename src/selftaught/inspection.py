@@ -32,7 +32,8 @@ from selftaught.setting import sources
 from selftaught.store import write_file
 from selftaught.tasks.base import TaskSet
 from selftaught.texts import held_out, read_texts
-from selftaught.types import Audited, Checkpoint, Example, Report, Rollout, Round, Task, canonical, digest, groups_of
+from selftaught.trends import as_said
+from selftaught.types import Audited, Checkpoint, Example, Rollout, Round, Task, canonical, digest, groups_of
 from selftaught.view import Silent, View
 
 ALONE = "nothing to compare with"
@@ -334,7 +335,7 @@ def _one(audit: Audit, base: Subject | None, earlier: Sequence[Subject], now: Su
     before = after = None
     try:
         if why := audit.options.skip or audit.needless(now.lab):
-            return _said(audit, now, Opinion("not applicable", why), None, None)
+            return as_said(audit, now.checkpoint.digest, Opinion("not applicable", why), None, None)
         after = audit.measure(now.lab, now.checkpoint, base=False)
         before = audit.measure(base.lab, base.checkpoint, base=True) if base else None
         if not (after.metrics or (before and before.metrics)):
@@ -348,17 +349,8 @@ def _one(audit: Audit, base: Subject | None, earlier: Sequence[Subject], now: Su
         raise
     except (SelftaughtError, ValueError, ArithmeticError, OSError) as error:
         why = error.message if isinstance(error, SelftaughtError) else f"{type(error).__name__}: {error}"
-        return _said(audit, now, Opinion("failed", f"{BROKE}: {why}"), None, None)
-    return _said(audit, now, opinion, before, after)
-
-
-def _said(audit: Audit, now: Subject, opinion: Opinion, before: Report | None, after: Report | None) -> Audited:
-    decides = audit.options.gating or opinion.reason.startswith(BROKE)
-    subjects = (now.checkpoint.digest, *opinion.subjects) if opinion.outcome == "failed" else ()
-    return Audited(
-        audit.name, audit.version, opinion.outcome, opinion.reason, decides, subjects,
-        dict(before.metrics) if before else {}, {**after.metrics, **opinion.more} if after else {},
-    )  # fmt: skip
+        return as_said(audit, now.checkpoint.digest, Opinion("failed", f"{BROKE}: {why}"), None, None)
+    return as_said(audit, now.checkpoint.digest, opinion, before, after)
 
 
 def _lacking(now: Subject) -> str:

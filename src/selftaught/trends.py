@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from selftaught.auditing import read_audited
+from selftaught.auditing import BROKE, read_audited
+from selftaught.audits.base import Audit, Opinion
 from selftaught.ledger import GOOD, RunRecord
 from selftaught.panels import Axis, axis
-from selftaught.types import Audited, Metric, Round
+from selftaught.types import Audited, Metric, Report, Round
 from selftaught.visible import printable
 
 MAIN = {  # what stands first, and on a card
@@ -70,6 +71,15 @@ def sheets(record: RunRecord) -> list[Sheet]:
     ]  # fmt: skip
 
 
+def as_said(audit: Audit, candidate: str, opinion: Opinion, before: Report | None, after: Report | None) -> Audited:
+    """An opinion as a round records it: what could not be measured decides, whether the recipe wanted it to or not."""
+    decides = audit.options.gating or opinion.reason.startswith(BROKE)
+    subjects = (candidate, *opinion.subjects) if opinion.outcome == "failed" else ()
+    measured = {**after.metrics, **opinion.more} if after else {}
+    return Audited(audit.name, audit.version, opinion.outcome, opinion.reason, decides, subjects,
+                   dict(before.metrics) if before else {}, measured)  # fmt: skip
+
+
 def audits(record: RunRecord, done: Round | None) -> list[Audited]:
     """What audits said of a round's candidate. One that is, bit for bit, an earlier round's is not measured again."""
     if done is None or done.candidate is None:
@@ -98,9 +108,10 @@ def in_order(audit: Audited) -> list[Row]:
 
 
 def main(audit: Audited) -> list[Row]:
-    """The measures that say most: those named above, or of an audit that has none the first three."""
-    rows = in_order(audit)
-    return [row for row in rows if row[0] in MAIN[audit.name]] if audit.name in MAIN else rows[:3]
+    """The measures that say most: those named above, or the first three that both models have."""
+    named = MAIN.get(audit.name)
+    rows = [row for row in in_order(audit) if (row[0] in named if named else row[1] and row[2])]
+    return rows[:3]
 
 
 def curves(record: RunRecord) -> dict[str, list[Curve]]:
