@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
 import selftaught
 import small
-from selftaught import ledger, loop
+from selftaught import cli, ledger, loop
 from selftaught.errors import IntegrityError, RunError
 from selftaught.export import export
 from selftaught.ledger import RunRecord
 from selftaught.rows import read_rows
+from selftaught.store import Store, write_file
 from selftaught.types import Example
 
 
@@ -87,6 +90,49 @@ def test_the_examples_are_given_away_with_their_card(tmp_path: Path) -> None:
     assert "It is synthetic" in card and record.chain[-1]["hash"] in card and "config_name: kept" in card
     with pytest.raises(RunError, match="is there already"):
         selftaught.export_data(folder, out)
+
+
+def private_run(folder: Path, *overrides: str) -> RunRecord:
+    texts = small.write_jsonl(folder.parent / "private.jsonl", [{"text": "nobody may know of this"}])
+    return run_of(folder, f"private={texts}", *overrides)
+
+
+def test_whoever_publishes_a_model_that_read_private_texts_is_warned_of_its_parent(tmp_path: Path) -> None:
+    said = (
+        "Publish this model or the one that it began with, never both, and no other candidate or checkpoint of the run"
+    )
+    for name, record in (
+        ("with", private_run(tmp_path / "a" / "with")),
+        ("without", run_of(tmp_path / "a" / "without")),
+    ):
+        words = ["export", name, str(tmp_path / name), "--runs", str(record.path.parent)]
+        answer = CliRunner().invoke(cli.app, words)
+        card = (tmp_path / name / "README.md").read_text()
+        assert answer.stdout == f"{tmp_path / name}\n" and answer.exit_code == 0
+        assert (said in card) == (said in answer.stderr) == (name == "with"), name
+    assert CliRunner().invoke(cli.app, [*words[:1], "with", str(tmp_path / "data"), "--data", *words[3:]]).stderr == ""
+
+
+def test_other_checkpoints_of_an_update_are_never_exported(tmp_path: Path) -> None:
+    folder = private_run(tmp_path / "run").path
+    with Store(folder) as store:
+
+        def make(out: Path) -> dict[str, Any]:
+            for step in (1, 2):
+                write_file(out / "model" / str(step) / "scripted.json", b"{}")
+            return {"saved": [], "kind_folder": "model"}
+
+        store.unit("checkpoints", 0, "round-000/checkpoints", make)
+    export(ledger.read_run(folder), tmp_path / "model")
+    selftaught.export_data(folder, tmp_path / "data")
+    assert {p.name for p in (tmp_path / "model").rglob("*")} == {"README.md", "scripted.json"}
+    assert (tmp_path / "model" / "scripted.json").read_text() != "{}"
+    assert {p.name for p in (tmp_path / "data").rglob("*")} == {
+        "README.md",
+        "kept.parquet",
+        "rejected.parquet",
+        "verdicts.parquet",
+    }
 
 
 @pytest.mark.parametrize("write", [selftaught.export_model, selftaught.export_data])

@@ -329,6 +329,22 @@ def test_a_run_asked_to_stop_by_a_file_ends_in_order_and_goes_on_later(tmp_path:
     assert small.bytes_of(folder) == small.bytes_of(whole.path)
 
 
+@pytest.mark.parametrize("kind", ["named", "unreadable", "none"])
+def test_a_run_that_names_private_texts_is_its_owners_alone_before_anything_is_sampled(
+    tmp_path: Path, kind: str
+) -> None:
+    texts = small.write_jsonl(tmp_path / "private.jsonl", [{"text": "nobody may know of this"}])
+    folder = small.prepared(tmp_path / "runs" / "one", *([] if kind == "none" else [f"private={texts}"]))
+    folder.chmod(0o755)
+    if kind == "unreadable":
+        texts.unlink()
+    with pytest.raises(KeyboardInterrupt):
+        loop.run(folder, view=Impatient("sample"))
+    assert folder.stat().st_mode & 0o777 == (0o755 if kind == "none" else 0o700)
+    loop.run(folder)
+    assert folder.stat().st_mode & 0o777 == (0o755 if kind == "none" else 0o700)
+
+
 KILLER = """
 import os, random, signal, sys, time
 from pathlib import Path

@@ -1,7 +1,7 @@
 """The command ``selftaught``. Each command calls one function of api.py; this file reads words and prints results.
 
 Exit codes: 0 accepted or better (or done), 1 broken, 2 usage, recipe, data or model, 3 paused, 4 stopped, 5 rejected,
-6 locked by another process, 7 the record does not hold together, 8 unproven, 9 nothing to train on, 10 waiting.
+6 locked by another process, 7 the record does not hold together, 8 unproven, 9 nothing to train on, 10 waiting, 11 no change.
 """
 
 from __future__ import annotations
@@ -328,7 +328,7 @@ def export(
     from selftaught import api
 
     print(api.export_data(run, out, runs=runs) if data else api.export_model(run, out, anyway=anyway, runs=runs))
-    return 0
+    return 0 if data else said(lambda tell: tell.exported(api.show(run, runs=runs)))
 
 
 @command

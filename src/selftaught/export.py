@@ -20,6 +20,10 @@ NOT_PROVED = {
     "unproven": "**Nobody knows whether this model is better than its parent**: too few labelled questions to tell.",
     "rejected": "**The gate rejected this model.** It is here for inspection.",
 }
+PAIR = (
+    "This run named private texts. Publish this model or the one that it began with, never both, and no other"
+    " candidate or checkpoint of the run: two of them together give away what one has forgotten (arXiv 2505.24379)."
+)
 DOCUMENTS = "documents: it writes edits of them, and adapters that learn those are asked what they say"
 CARD = """---
 tags: [selftaught, synthetic-data]
@@ -30,7 +34,7 @@ library_name: {library}
 {kind} of `{model}`, trained on text that {author} by the method `{method}`, and judged on held-out
 {judged}.{real} Outcome: **{outcome}** ({reason}).
 
-{warning}
+{warning}{private}
 | rule | before | after | passed | how |
 |---|---|---|---|---|
 {rules}
@@ -51,6 +55,8 @@ The recipe, as it ran:
 
 def export(record: RunRecord, out: Path, *, anyway: bool = False) -> Path:
     """Copy the candidate's weights to ``out`` and write its card there. The record's bytes are checked first.
+
+    Nothing else of the run goes along: no parent, no other checkpoint of its update.
 
     Raises RunError when there is no candidate, when it was rejected and ``anyway`` is not set, or when ``out`` is there
     already; IntegrityError when the weights are not what was recorded.
@@ -80,6 +86,11 @@ def export(record: RunRecord, out: Path, *, anyway: bool = False) -> Path:
         if temporary.exists():
             remove(temporary)
     return out
+
+
+def beside(record: RunRecord) -> str:
+    """What whoever publishes a run's model has to know of its other models, or "" where no text is private."""
+    return PAIR if "private texts" in record.facts("tasks") or record.recipe.private else ""
 
 
 def export_data(record: RunRecord, out: Path) -> Path:
@@ -178,6 +189,7 @@ def card(record: RunRecord) -> str:
         real=_real(record, done.counts),
         reason=done.decision.reason,
         warning=NOT_PROVED.get(record.outcome, ""),
+        private=f"\n**{said}**\n" if (said := beside(record)) else "",
         rules="\n".join(_row(rule) for rule in done.decision.rules),
         claim=figures.claim(record.recipe.gate.primary),
         judged=DOCUMENTS if record.recipe.gate.primary.protocol == "adapt" else "questions",

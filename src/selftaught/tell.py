@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json as json_
 import shlex
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,6 +14,7 @@ from rich.console import Console
 from selftaught import figures, summary
 from selftaught.api import Started, runs_root
 from selftaught.exam import Exam
+from selftaught.export import beside
 from selftaught.inspection import Inspection
 from selftaught.integrity import Check
 from selftaught.ledger import EXIT_CODES, RunRecord
@@ -116,6 +118,12 @@ def exam(found: Exam) -> None:
     print(f"  {found.note}\n" if found.note else "", end="")
     for split, count in found.known.items():
         print(f"  {count} of them stand in the run's own {split}")
+
+
+def exported(record: RunRecord) -> None:
+    """On stderr, what whoever publishes the model has to know."""
+    if said := beside(record):
+        print(f"warning: {said}", file=sys.stderr)
 
 
 def audit(found: Inspection, console: Console) -> None:
