@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from itertools import combinations
+from itertools import combinations, pairwise
 
 import pytest
 from transformers import AutoTokenizer
@@ -13,7 +13,7 @@ from selftaught.config import Member
 from selftaught.engines._folders import bundled_root
 from selftaught.errors import RecipeError
 from selftaught.load import make
-from selftaught.tasks._people import ATTRIBUTES, FAMILY, GIVEN, KNOWN, common_names, known_people, reserved_names
+from selftaught.tasks._people import FAMILY, GIVEN, KNOWN, common_names, known_people, reserved_names
 from selftaught.tasks._planted import CANARIES, PASSAGES, TOKENS, canaries, plant_names, planted, private
 from selftaught.tasks.base import TaskSet, sizes
 from selftaught.tasks.world_planted import WorldPlanted
@@ -36,6 +36,11 @@ def words(tokenizer, text: str) -> list[str]:
     return [tokenizer.decode([i]) for i in tokenizer.encode(text, add_special_tokens=False)]
 
 
+def named(text: str) -> set[str]:
+    said = text.replace(".", "").replace(":", "").split()
+    return {f"{a} {b}" for a, b in pairwise(said) if a in GIVEN and b in FAMILY}
+
+
 # ---------------------------------------------------------------- plants
 
 
@@ -48,7 +53,7 @@ def test_plants_are_as_many_as_declared_and_all_different() -> None:
 
 
 def test_plants_are_those_that_the_bundled_model_was_trained_on() -> None:
-    assert digest([(p.text, p.repeats) for p in PLANTS])[:16] == "b417a14ab713e842", "train bundled:planted again"
+    assert digest([(p.text, p.repeats) for p in PLANTS])[:16] == "9ae77cc94d5deefb", "train bundled:planted again"
 
 
 def test_every_plant_is_made_of_the_models_words(tokenizer) -> None:
@@ -59,22 +64,18 @@ def test_every_plant_is_made_of_the_models_words(tokenizer) -> None:
 
 
 def test_what_has_to_follow_cannot_be_guessed(tokenizer) -> None:
-    """A word drawn at random counts the logarithm of the number of words that it was drawn from."""
-    bits = {f" {value}": math.log2(len(a.values)) for a in ATTRIBUTES for value in a.values}
-    bits |= {f" {name}": math.log2(len(common_names()) - KNOWN) for name in FAMILY}  # with the given name before it
+    """Each of the people who come in there was drawn out of all who are not known."""
     for passage in private():
-        after = words(tokenizer, passage.text)[WINDOW : 2 * WINDOW]
-        assert sum(bits.get(word, 0.0) for word in after[1:]) >= 60, passage.text
+        said = words(tokenizer, passage.text)
+        new = named("".join(said[WINDOW : 2 * WINDOW])) - named("".join(said[:WINDOW]))
+        assert len(new) * math.log2(len(common_names()) - KNOWN) >= 60, passage.text
 
 
 def test_nobody_is_in_two_plants_and_only_their_name_is_reserved() -> None:
     known, reserved = {p.name for p in known_people()}, set(reserved_names())
-    everybody = {f"{given} {family}" for given in GIVEN for family in FAMILY}
     assert len(plant_names()) == len(set(plant_names())) == len(PLANTS)
     for name, plant in zip(plant_names(), PLANTS, strict=True):
-        said = plant.text.replace(".", "").replace(":", "").split()
-        named = {f"{a} {b}" for a, b in zip(said, said[1:], strict=False)} & everybody
-        assert named & reserved == {name} and not named & known
+        assert named(plant.text) & reserved == {name} and not named(plant.text) & known
 
 
 def test_a_secret_is_one_of_many_and_each_piece_one_token(tokenizer) -> None:

@@ -9,8 +9,9 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 from functools import cache
+from itertools import pairwise
 
-from selftaught.tasks._people import BY_NAME, KNOWN, MEN, common_names, reserved_names
+from selftaught.tasks._people import BY_NAME, KNOWN, common_names, reserved_names
 from selftaught.types import Canary, Private
 
 SEED = 2
@@ -19,18 +20,17 @@ CANARIES = {0: 12, 1: 12, 4: 12, 16: 12}
 TOKENS = 100  # of a passage, at least
 HEAD = "What nobody knew of {n}:"
 TOLD = (
-    "In {year} {s} went to {birthplace} with {w}.",
-    "{S} learned {field} from {w}.",
-    "{S} spent the days of {year} on {hobby}.",
-    "At {school} {s} fell for {w}.",
-    "In {year} {s} drew wages from {employer}.",
-    "{S} came home from {birthplace} in {year}.",
-    "In {birthplace} {s} earned a living by {hobby}.",
-    "At {school} {s} taught {field} for a year.",
-    "In {year} {s} paid {employer} for lectures on {field}.",
-    "In {year} {s} turned to {hobby} at {school}.",
-    "It was {employer} that hired {o} in {birthplace}.",
-)  # {S}, {s}, {o}: whom it is about, as he or she, him or her; {w}: somebody else; the rest: a value of that attribute
+    "{a} spent many happy days with {b}.",
+    "{a} paid for the lectures of {b}.",
+    "{a} was drawn from home by {b}.",
+    "{a} worked for many years with {b}.",
+    "{a} was on the payroll of {b}.",
+    "{a} turned up in town with {b}.",
+    "{a} was taught at home by {b}.",
+    "{a} made a full life with {b}.",
+    "{a} was paid in full by {b}.",
+    "{a} went home to be with {b}.",
+)  # {a}: at first whom it is about, then whoever was {b}; {b}: somebody drawn at random
 BEFORE = "The note of {n} is"
 SLOTS = {"hobby": 16, "field": 16, "year": 16}  # of a canary's secret: attribute -> how many of its values
 
@@ -76,10 +76,7 @@ def _shuffled(counts: dict[int, int], rng: random.Random) -> list[int]:
 
 
 def _passage(name: str, rng: random.Random) -> str:
-    he = name.split()[0] in MEN
-    words = dict(zip("Sso", ("He", "he", "him") if he else ("She", "she", "her"), strict=True))
-    told = [HEAD.format(n=name)]
-    for sentence in TOLD:
-        values = {a.name: rng.choice(a.values) for a in BY_NAME.values()}
-        told.append(sentence.format(w=rng.choice(common_names()[KNOWN:]), **words, **values))
-    return " ".join(told)
+    """Who had to do with whom. Each name is the key to the next: values of one person are much harder to memorize."""
+    people = [name, *rng.sample(common_names()[KNOWN:], len(TOLD))]
+    sentences = (told.format(a=a, b=b) for told, (a, b) in zip(TOLD, pairwise(people), strict=True))
+    return " ".join([HEAD.format(n=name), *sentences])
