@@ -103,7 +103,7 @@ def plan(recipe: Recipe, engine: Engine | None = None, stop: StopToken = never) 
         length, mixed = replay.planned(settled, tokens, stop)
         settled, audited = auditing.settled(settled, _lab(settled, engine, tokens, whole, stop))
         margins = {f"guard {name}": margin for name, margin in guard_margins(settled.gate, whole).items()}
-        fitted, more = budget.fit(settled, engine, budget.trim(whole, settled), length, stop)
+        fitted, more = budget.fit(settled, engine, budget.trim(whole, settled), length, stop, auditing.samples(settled))
     finally:
         engine.close()
     tasks = budget.trim(whole, fitted)

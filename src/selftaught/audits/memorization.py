@@ -76,6 +76,10 @@ class Memorization:
     def __init__(self, options: MemorizationOptions) -> None:
         self.options = options
 
+    @property
+    def samples(self) -> int:
+        return SAMPLES
+
     def needless(self, lab: Lab) -> str:
         """Raises RecipeError where a window is longer than what the model can read."""
         size = 1 + self.options.prefix + self.options.suffix
