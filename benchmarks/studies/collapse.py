@@ -5,7 +5,7 @@
 Loops of two rounds on bundled:planted, whose gate takes whatever comes (alpha 0.99, no guard), so that the audit of
 collapse alone can stop them; it is a rule of the gate, with its shipped limits:
 
-    replace     each round learns 1,500 texts that the last model wrote at temperature 0.7, and nothing else
+    replace     each round learns 1,500 texts that the last model wrote at temperature 0.5, and nothing else
     accumulate  each round learns the texts of all rounds from the first model on, with half of the examples real text
     again       the same as replace with a learning rate of 1e-9: every model is the base, sampled anew
 
@@ -34,7 +34,7 @@ name: collapse
 model: bundled:planted
 rounds: 2
 patience: 2
-method: {name: prompt_free, samples: 1500, tokens: null, temperature: 0.7, max_tokens: 160, min_tokens: 2,
+method: {name: prompt_free, samples: 1500, tokens: null, temperature: 0.5, max_tokens: 160, min_tokens: 2,
          cut_off: false, answer_tokens: 16}
 tasks: {name: world_planted, dev: 20, vault: 20, known: 0, reading: 0}
 curate: {duplicate_jaccard: 1.0, max_repetition: 1.0}
