@@ -129,6 +129,13 @@ def after(calls: int) -> Callable[[], bool]:
     return stop
 
 
+def one_more(folder: Path) -> Callable[[], bool]:
+    """A stop token that says stop once something more is on record."""
+    chain = folder / "chain.jsonl"
+    before = chain.stat().st_size if chain.exists() else 0
+    return lambda: chain.exists() and chain.stat().st_size > before
+
+
 def kept(record: RunRecord) -> list[Example]:
     return read_rows(record.path / record.units("examples")[-1]["place"] / "kept.parquet", Example)
 

@@ -8,8 +8,12 @@ import random
 import numpy as np
 import pytest
 
-from selftaught.audits import _calibration as calibration
+from labs import BASE, FIRST, FakeLab
+from reports import report
 from selftaught.audits._calibration import Bin, bins, brier, ece, ece_debiased, ece_interval
+from selftaught.audits.base import Answered, Ids
+from selftaught.audits.calibration import CONFIDENCE, ERROR, RIGHT, Calibration, CalibrationOptions
+from selftaught.types import Report, Rollout
 
 
 def answers(seed: int, n: int, over: float, run: int = 1) -> tuple[list[float], list[float], list[str | None]]:
@@ -117,11 +121,10 @@ def test_a_calibrated_model_has_no_debiased_error_half_of_the_time() -> None:
     assert 15 <= sum(f == 0.0 for f in found) <= 45
 
 
-def test_the_seed_decides_the_draws_and_their_number_at_a_time_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_seed_decides_the_draws() -> None:
     said, right, groups = answers(5, 200, 0.1)
     one = ece_debiased(said, right, 7), ece_interval(said, right, groups, 7)
     assert (ece_debiased(said, right, 8), ece_interval(said, right, groups, 8)) != one
-    monkeypatch.setattr(calibration, "CHUNK", 1000)
     assert (ece_debiased(said, right, 7), ece_interval(said, right, groups, 7)) == one
 
 
@@ -162,3 +165,83 @@ def test_a_few_groups_know_nothing() -> None:
     assert ece_interval(said, right, [str(i % 10) for i in range(900)], 0) != (0.0, 1.0)
     with pytest.raises(ValueError, match="900 answers have 1 groups"):
         ece_interval(said, right, [None], 0)
+
+
+# ---------------------------------------------------------------- the audit
+
+AUDIT = Calibration(CalibrationOptions())
+
+
+def answered(right: int, of: int, unit: str = "share", ids: Ids = (7, 8)) -> Answered:
+    """Answers of two tokens, the first ``right`` of them right."""
+    rows = [Rollout(f"q{i}", 0, "m", "t", (1, 2, 3), ids, (), "", i) for i in range(of)]
+    return Answered(report([1.0] * right + [0.0] * (of - right), unit=unit), rows)
+
+
+def sure(confidence: float) -> FakeLab:
+    """A model that gives every answer with this probability; what stands before it is of no concern."""
+    return FakeLab(likes=lambda model, ids: [-9.0, -9.0, math.log(confidence) / 2, math.log(confidence) / 2])
+
+
+def measured(lab: FakeLab, *, now: bool = False, **suites: Answered) -> Report:
+    model = FIRST if now else BASE
+    lab.answers = {model.digest: suites}
+    return AUDIT.measure(lab, model, base=not now)
+
+
+def test_confidence_is_the_probability_of_the_whole_answer() -> None:
+    found = measured(sure(0.8), dev=answered(60, 100), sort=answered(40, 60)).metrics
+    assert found[CONFIDENCE].value == pytest.approx(0.8) and found[CONFIDENCE].n == 160
+    assert (found[RIGHT].value, found[RIGHT].n) == (0.625, 160)
+    assert (found[ERROR].value, found[ERROR].n) == (pytest.approx(0.175), 160), "one bin: |0.8 - 0.625|"
+    assert found["Brier score"].value == pytest.approx(0.625 * 0.04 + 0.375 * 0.64)
+    assert 0 < found[f"{ERROR}, less chance"].value <= 0.176
+
+
+def test_a_model_as_sure_as_before_passes_and_one_that_became_surer_fails() -> None:
+    base = measured(sure(0.8), dev=answered(320, 400))
+    same = AUDIT.judge(base, [], base)
+    assert same.outcome == "passed" and same.reason.startswith("error 0.000 before, 0.000 [0.000, 0.0")
+    surer = AUDIT.judge(base, [], measured(sure(0.99), now=True, dev=answered(200, 400)))
+    assert surer.outcome == "failed"
+    assert surer.reason.startswith("error 0.000 before, 0.490 [")
+    assert surer.reason.endswith("after; 49 points surer than right; at most 0.100 was declared")
+    less = AUDIT.judge(base, [], measured(sure(0.5), now=True, dev=answered(320, 400)))
+    assert less.outcome == "failed" and "30 points less sure than right" in less.reason
+
+
+def test_a_rise_about_as_large_as_declared_is_not_known() -> None:
+    base = measured(sure(0.8), dev=answered(320, 400))
+    opinion = AUDIT.judge(base, [], measured(sure(0.9), now=True, dev=answered(316, 400)))
+    assert opinion.outcome == "inconclusive" and "error 0.000 before, 0.110 [0.0" in opinion.reason
+    loose = Calibration(CalibrationOptions(rise=0.2))
+    assert loose.judge(base, [], measured(sure(0.9), now=True, dev=answered(316, 400))).outcome == "passed"
+
+
+def test_a_hundred_answers_are_needed() -> None:
+    base, now = measured(sure(0.8), dev=answered(79, 99)), measured(sure(0.99), now=True, dev=answered(20, 99))
+    opinion = AUDIT.judge(base, [], now)
+    assert opinion.outcome == "inconclusive" and opinion.reason.endswith("; 99 answers, and 100 are needed to know")
+
+
+def test_what_was_not_sampled_or_not_right_or_wrong_is_left_out() -> None:
+    read = Answered(report([-1.0] * 200, unit="nats"), ())
+    nothing = measured(sure(0.8), dev=read, text=answered(100, 200, unit="score"), empty=answered(0, 200, ids=()))
+    assert nothing.metrics == {}
+    opinion = AUDIT.judge(nothing, [], nothing)
+    assert (opinion.outcome, opinion.reason) == ("inconclusive", "no answer was sampled on a labelled suite")
+
+
+def test_a_probability_that_is_no_number_is_not_taken_for_certain() -> None:
+    lab = FakeLab(likes=lambda model, ids: [math.nan] * 4)
+    with pytest.raises(ValueError, match="lie between 0 and 1"):
+        measured(lab, dev=answered(5, 10))
+
+
+def test_votes_are_held_against_how_often_the_majority_is_right() -> None:
+    lab = sure(0.8)
+    lab.votes = [(0.9, 1.0)] * 12 + [(0.5, 0.0)] * 8
+    found = measured(lab).metrics
+    vote = found["expected calibration error of the vote"]
+    assert set(found) == {"expected calibration error of the vote"}
+    assert (vote.value, vote.n) == (pytest.approx(0.6 * 0.1 + 0.4 * 0.5), 20) and vote.low < vote.value < vote.high

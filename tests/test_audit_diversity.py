@@ -195,13 +195,11 @@ def test_texts_without_an_ngram_are_alike_and_like_no_other() -> None:
 
 @pytest.mark.parametrize("pairs", [0, 3, 40])
 @pytest.mark.parametrize("seed", range(8))
-def test_similarities_are_those_of_the_definition(seed: int, pairs: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_similarities_are_those_of_the_definition(seed: int, pairs: int) -> None:
     """Whether n-grams are added pair by pair, by products of matrices in several blocks, or some so and some so."""
-    monkeypatch.setattr(diversity, "RARE_PAIRS", pairs)
-    monkeypatch.setattr(diversity, "COLUMNS", 7)
     texts = some_texts(seed, many=30)
     for n in (1, 2, 3):
-        assert diversity._cosines(texts, n) == pytest.approx(cosines(texts, n), abs=1e-12)
+        assert diversity._cosines(texts, n, pairs, columns=7) == pytest.approx(cosines(texts, n), abs=1e-12)
 
 
 @pytest.mark.filterwarnings("ignore:Please import:DeprecationWarning")  # theirs, of scipy

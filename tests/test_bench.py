@@ -12,8 +12,10 @@ import small
 from selftaught.bench import CHUNK_SAMPLES
 from selftaught.engines.scripted import Scripted
 from selftaught.errors import IntegrityError
+from selftaught.rollout import rollout
 from selftaught.store import Store
 from selftaught.tasks._split import apart
+from selftaught.tasks.base import NO_CHECKER
 from selftaught.types import Sampling, Task
 
 SAMPLING = Sampling(4, 0.8, max_tokens=64)
@@ -164,3 +166,21 @@ def test_a_prompt_longer_than_the_context_fails_alone_and_loses_no_row(store: St
     assert [[r.error for r in rs] for _, rs in groups][1] == ["prompt longer than the context"] * 4
     assert [r.index for r in groups[1][1]] == [0, 1, 2, 3]
     assert all(r.prompt_ids for _, rs in groups for r in rs)
+
+
+def test_one_task_of_very_many_samples_is_cut_into_units_and_sampled_the_same(store: Store) -> None:
+    """As for text that nobody asked for: one prompt, twenty thousand samples."""
+    tasks = [Task((), checker="", source="alone"), asked("1+2")]
+    some = Sampling(CHUNK_SAMPLES + 2, 0.8, max_tokens=4)
+    engine = small.Counting()
+    bench = small.bench(store, small.tasks(small.sums(3)), engine)
+    groups = bench.generate(tasks, some)
+    assert [t for t, _ in groups] == tasks
+    assert [e["place"].rpartition("/")[2] for e in store.chain] == ["00-000", "00-001", "00-002"]
+    assert engine.calls == [CHUNK_SAMPLES, CHUNK_SAMPLES, 4], "a task a unit, and what is left of both"
+    assert all([r.index for r in rows] == list(range(CHUNK_SAMPLES + 2)) for _, rows in groups)
+    checkers = {**small.CHECKERS, "": NO_CHECKER}
+    whole = rollout(engine, engine.open("scripted:0.6"), bench.tokens, tasks, some, checkers, run_seed=5)
+    assert [r for _, rows in groups for r in rows] == whole, "as in one piece"
+    assert small.bench(store, small.tasks(small.sums(3)), small.Counting()).generate(tasks, some) == groups
+    assert len(store.chain) == 3, "read back"

@@ -48,7 +48,7 @@ def test_an_unknown_key_in_a_list_is_guessed_from_what_the_list_holds() -> None:
 
 
 def test_a_key_like_nothing_known_gets_the_list() -> None:
-    assert "unknown key 'train.zzzz'; known: batch_tokens, clip, epochs" in complaint("train.zzzz=3")
+    assert "unknown key 'train.zzzz'; known: batch_tokens, checkpoints, clip, epochs" in complaint("train.zzzz=3")
 
 
 def test_every_wrong_key_is_named_at_once() -> None:
@@ -201,6 +201,11 @@ def test_the_same_members_name_keeps_its_options() -> None:
 def test_a_path_on_generated_tasks_means_my_file_instead() -> None:
     assert options("tasks", "tasks.path=q.jsonl") == {"name": "jsonl", "path": "q.jsonl"}
     assert options("tasks", "tasks.path=q.jsonl", "tasks.limit=5") == {"name": "jsonl", "path": "q.jsonl", "limit": 5}
+
+
+def test_a_path_on_the_world_of_plants_means_my_questions_instead() -> None:
+    text = "method: {name: m}\ntasks: {name: world_planted, dev: 5}\n"
+    assert options("tasks", "tasks.path=q.jsonl", text=text) == {"name": "jsonl", "path": "q.jsonl"}
 
 
 def test_a_path_on_a_generated_world_of_documents_means_my_documents_instead() -> None:

@@ -84,7 +84,9 @@ def code() -> dict[str, Rows]:
     for section, family in FAMILIES.items():
         for member in members(family):
             found[f"{section}: {member}"] = rows_of(member_class(family, member).Options, f"{section}.")
-    del found["engine: endpoint"]  # which stands in a role, and is no student's engine
+    for member in members("audits"):
+        found[f"audits: {member}"] = rows_of(member_class("audits", member).Options, f"audits.{member}.")
+    del found["engine: endpoint"], found["engine: text_file"]  # which stand in a role, and are no student's engine
     found["An endpoint"] = rows_of(member_class("engines", "endpoint").Options, "roles.source.")
     return found
 

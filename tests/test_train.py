@@ -9,7 +9,7 @@ import pytest
 
 from selftaught.config import TrainConfig
 from selftaught.errors import RecipeError
-from selftaught.train import make_job, plan
+from selftaught.train import make_job, packed, plan
 from selftaught.types import Checkpoint, Example, digest
 
 PARENT = Checkpoint("p", "model")
@@ -137,3 +137,50 @@ def test_a_job_is_the_whole_update_as_data() -> None:
 def test_an_unsettled_recipe_is_refused(unsettled: dict[str, str]) -> None:
     with pytest.raises(RecipeError, match="still auto"):
         make_job(PARENT, examples(1), config(**unsettled), 7)
+
+
+# ---------------------------------------------------------------- packing
+
+
+def text(number: int, length: int, source: str = "own", **more: object) -> Example:
+    """Unprompted: a begin token, ``length`` tokens, the last one its end."""
+    ids = (*[number] * (length - 1), 2)
+    return Example((1,), ids, f"text {number}", f"t{number}", source=source, **more)  # type: ignore[arg-type]
+
+
+def test_texts_are_joined_to_rows_of_at_most_so_many_tokens_and_none_is_lost() -> None:
+    some = [text(i, 3 + i % 5) for i in range(10, 40)]
+    rows = packed(some, 20, seed=1)
+    lengths = [len(r.prompt_ids) + len(r.completion_ids) for r in rows]
+    assert max(lengths) <= 20 and sum(lengths) == sum(1 + len(e.completion_ids) for e in some)
+    by_id = {e.id: e for e in some}
+    assert Counter(p for r in rows for p in r.parents) == Counter(by_id.keys())
+    for row in rows:
+        parts = [by_id[p] for p in row.parents]
+        whole = tuple(i for e in parts for i in (*e.prompt_ids, *e.completion_ids))
+        assert (*row.prompt_ids, *row.completion_ids) == whole, "each begins as it did alone, after the last one's end"
+        assert row.text == "\n".join(e.text for e in parts) and row.task_id == ""
+    assert [r.parents for r in rows] != [r.parents for r in packed(some, 20, seed=2)], "in an order drawn by the seed"
+    assert rows == packed(some, 20, seed=1)
+
+
+def test_a_row_is_full_when_the_next_text_would_not_fit() -> None:
+    some = [text(i, 4) for i in range(10, 17)]
+    assert [len(r.parents) for r in packed(some, 15, seed=1)] == [3, 3, 1], "five tokens each"
+    assert [len(r.parents) for r in packed(some, 14, seed=1)] == [2, 2, 2, 1]
+    assert [len(r.parents) for r in packed([*some, text(9, 30)], 4, seed=1)] == [1] * 8, "one too long stays alone"
+
+
+def test_sorts_are_not_joined_and_what_answers_a_prompt_stays_as_it_is() -> None:
+    answers = [Example((1, 5), (6, 2), "answer", "q"), text(8, 4, weight=-1.0), text(9, 4, loss="other")]
+    texts = [text(i, 4, source) for i, source in enumerate(("own", "replay", "own", "real", "replay", "real"), 10)]
+    rows = packed([*texts[:3], *answers, *texts[3:]], 100, seed=1)
+    assert rows[:3] == answers
+    assert {(r.source, len(r.parents), r.own) for r in rows[3:]} == {
+        ("own", 2, True), ("replay", 2, False), ("real", 2, False),
+    }  # fmt: skip
+
+
+def test_without_packing_every_example_stays_what_it_is() -> None:
+    some = [text(i, 4) for i in range(10, 15)]
+    assert packed(some, 0, seed=1) == some and packed([], 50, seed=1) == []

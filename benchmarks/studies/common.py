@@ -7,6 +7,8 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import subprocess
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -110,3 +112,25 @@ def percent(rows: Sequence[Sequence[float]], sign: str = "") -> str:
     """``two_level`` in words; ``sign`` "+" for differences."""
     mean, low, high = (100 * x for x in two_level(rows))
     return f"{mean:{sign}.1f} [{low:{sign}.1f}, {high:{sign}.1f}]"
+
+
+DOCUMENTS = """
+import importlib, json, random, sys
+document = importlib.import_module(sys.argv[1]).document
+rng = random.Random(int(sys.argv[2]))
+for _ in range(int(sys.argv[3])):
+    drawn = document(rng, 1.0)
+    for question, answer in [drawn] if isinstance(drawn, tuple) else drawn:
+        print(json.dumps({"text": question + answer}))
+"""
+
+
+def write_texts(path: Path, world: str, seed: int, documents: int) -> Path:
+    """New documents by the grammar of ``training/WORLD.py``, as the base was trained on, a JSON line for each turn.
+
+    In a process of its own: training/ has modules of the same names as this folder.
+    """
+    with path.open("w") as out:
+        arguments = [sys.executable, "-c", DOCUMENTS, world, str(seed), str(documents)]
+        subprocess.run(arguments, cwd=Path(__file__).parents[2] / "training", stdout=out, check=True)
+    return path

@@ -1,7 +1,8 @@
 """Run the audits of a round: each measures the base once and every candidate, and its opinion is put on record.
 
-An audit that cannot measure (private texts that cannot be read, a fault of its own) has failed, and then decides,
-whether the recipe made it part of the gate or not: what nobody could check is not promoted.
+An audit that cannot measure (private texts that cannot be read, numbers that are none) has failed, and then decides,
+whether the recipe made it part of the gate or not: what nobody could check is not promoted. Faults of the machine (a
+full disk, a record that was damaged) end the run instead, which goes on when they are mended.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from selftaught import ledger, load
 from selftaught.audits.base import Answered, Audit, Ids, Opinion
 from selftaught.config import Member, Recipe
 from selftaught.engines.base import Engine, Request, StopToken, Tokens
-from selftaught.errors import DataError, RecipeError, SelftaughtError, Stopped
+from selftaught.errors import DataError, ModelError, NonFiniteError, RecipeError, SelftaughtError
 from selftaught.rollout import rollout
 from selftaught.rows import write_report
 from selftaught.store import Store
@@ -37,6 +38,7 @@ from selftaught.types import (
 from selftaught.view import View
 
 BROKE = "it could not be measured"
+UNMEASURABLE = (DataError, ModelError, NonFiniteError, ValueError, ArithmeticError)
 
 
 def make_audits(recipe: Recipe) -> list[Audit]:
@@ -67,7 +69,7 @@ def settled(recipe: Recipe, lab: Workshop) -> tuple[Recipe, tuple[str, ...]]:
 
 
 class Workshop:
-    """``Lab`` over an engine. What costs a model is remembered within a round alone; the record remembers reports."""
+    """``Lab`` over an engine. Nothing is remembered here: reports are, in the record."""
 
     def __init__(
         self,
@@ -130,21 +132,26 @@ class Auditor:
         return [self._one(audit, base, candidate) for audit in make_audits(self.recipe)]
 
     def _one(self, audit: Audit, base: Checkpoint, candidate: Checkpoint) -> Audited:
+        """What is on record stands, though it could be measured by now."""
+        key, place = self._key(audit, candidate), f"{self.place}/audits/{audit.name}"
+        unit = self.store.unit("audit", key, place, lambda out: as_json(self._audited(audit, base, candidate)))
+        said = read_audited(unit.facts)
+        self.view.line(f"  audit {audit.name}: {said.outcome}; {said.reason}")
+        return said
+
+    def _audited(self, audit: Audit, base: Checkpoint, candidate: Checkpoint) -> Audited:
         if audit.options.skip:
-            return self._record(audit, candidate, None, None, Opinion("not applicable", audit.options.skip))
+            return self._said(audit, candidate, None, None, Opinion("not applicable", audit.options.skip))
         try:
             before = self._measured(audit, base, base=True)
             now = self._measured(audit, candidate, base=False)
-            opinion = audit.judge(before, self._past(audit), now)
-        except Stopped:
-            raise
-        except (SelftaughtError, ValueError, ArithmeticError, OSError) as error:
+            return self._said(audit, candidate, before, now, audit.judge(before, self._past(audit), now))
+        except UNMEASURABLE as error:
             why = error.message if isinstance(error, SelftaughtError) else f"{type(error).__name__}: {error}"
-            return self._record(audit, candidate, None, None, Opinion("failed", f"{BROKE}: {why}"))
-        return self._record(audit, candidate, before, now, opinion)
+            return self._said(audit, candidate, None, None, Opinion("failed", f"{BROKE}: {why}"))
 
     def _key(self, audit: Audit, checkpoint: Checkpoint) -> str:
-        options = as_json_options(audit)
+        options = audit.options.model_dump(mode="json")
         return digest("audit", audit.name, audit.version, options, checkpoint.digest, self.recipe.digest)
 
     def _measured(self, audit: Audit, checkpoint: Checkpoint, *, base: bool) -> Report:
@@ -166,12 +173,12 @@ class Auditor:
                   if e["kind"] == "measured" and e["facts"]["audit"] == audit.name}  # fmt: skip
         return [ledger.read_report(self.store.folder / places[d] / "report.json") for d in lineage if d in places]
 
-    def _record(
+    def _said(
         self, audit: Audit, candidate: Checkpoint, before: Report | None, now: Report | None, opinion: Opinion
     ) -> Audited:
         decides = audit.options.gating or opinion.reason.startswith(BROKE)
         subjects = (candidate.digest, *opinion.subjects) if opinion.outcome == "failed" else ()
-        said = Audited(
+        return Audited(
             audit.name,
             audit.version,
             opinion.outcome,
@@ -181,14 +188,6 @@ class Auditor:
             before.metrics if before else {},
             {**now.metrics, **opinion.more} if now else {},
         )
-        key = digest(self._key(audit, candidate), as_json(said))
-        self.store.unit("audit", key, f"{self.place}/audits/{audit.name}", lambda out: as_json(said))
-        self.view.line(f"  audit {audit.name}: {opinion.outcome}; {opinion.reason}")
-        return said
-
-
-def as_json_options(audit: Audit) -> Any:
-    return audit.options.model_dump(mode="json")
 
 
 def read_audited(facts: Mapping[str, Any]) -> Audited:

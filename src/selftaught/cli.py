@@ -1,8 +1,8 @@
 """The command ``selftaught``. Each command calls one function of api.py; this file reads words and prints results.
 
 Exit codes: 0 accepted or better (or done), 1 broken, 2 usage, recipe, data or model, 3 paused, 4 stopped, 5 rejected,
-6 locked by another process, 7 the record does not hold together, 8 unproven, 9 nothing to train on, 10 waiting,
-11 no change.
+6 locked by another process, 7 the record does not hold together, 8 unproven, 9 nothing to train on, 10 waiting for
+people, 11 no change.
 """
 
 from __future__ import annotations

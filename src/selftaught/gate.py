@@ -160,7 +160,7 @@ def decide(
         what = "the gain on dev is significant" if config.primary.margin is None else "a loss on dev is ruled out"
         return Decision("accepted", rules, f"{what} and every guard held")
     short = _short_guards(guard_rules, config, guards)
-    if not gain.passed and (said := _short_of_gain(config, *_towards(config.primary, *primary))):
+    if not gain.passed and (said := _short_of_claim(config, *_towards(config.primary, *primary), config.alpha / tries)):
         short[gain.name] = said
     if set(short) | set(unknown) == set(failed):
         said = "; ".join(f"{name} has {what}" for name, what in short.items())
@@ -176,17 +176,16 @@ def _audit_rule(audited: Audited) -> Rule:
     return Rule(f"audit: {audited.name}", None, None, passed, f"{audited.outcome}: {audited.reason}")
 
 
-def _short_of_gain(config: GateConfig, worse: Report, better: Report) -> str:
+def _short_of_claim(config: GateConfig, worse: Report, better: Report, alpha: float) -> str:
     """What dev has and what it needs, where it has too few items to know; "" where it is worse or knows there is none.
 
-    Even few items can show that the true gain is smaller than the one looked for: by its 95 % interval.
+    Even few items can show that the true gain is smaller than the one looked for: by its 95 % interval. Where no loss
+    is claimed, worse is a loss of the margin.
     """
     found, margin = paired.gain(worse, better), config.primary.margin
+    have, need = units(worse.groups), _units_needed(config, worse, better, alpha)
     if margin is not None:
-        have = units(worse.groups)
-        need = power.guard_items(margin, config.alpha) if worse.unit == "share" else power.fewest_units(config.alpha)
-        return f"{have} {_unit(worse)} and needs {need}" if found.value >= 0 and have < need else ""
-    have, need = units(worse.groups), _units_needed(config, worse, better)
+        return f"{have} {_unit(worse)} and needs {need}" if found.value > -margin and have < need else ""
     differ = paired.differing(worse.scores, better.scores, worse.groups)
     if test_of(config.primary, worse.groups) == "bootstrap" and differ < paired.FEWEST and found.value >= 0:
         return f"{differ} {_unit(worse)} that differ and a bootstrap needs {paired.FEWEST}"
@@ -195,12 +194,15 @@ def _short_of_gain(config: GateConfig, worse: Report, better: Report) -> str:
     return f"{have} {_unit(worse)} and needs {need}"
 
 
-def _units_needed(config: GateConfig, worse: Report, better: Report) -> int:
+def _units_needed(config: GateConfig, worse: Report, better: Report, alpha: float) -> int:
+    """For 80 % power to show a gain of ``min_gain``, or to rule a loss of the margin out where nothing was lost."""
+    margin = config.primary.margin
     if config.primary.per_question:
-        return power.items_for(config, config.alpha)
+        return power.items_for(config, alpha) if margin is None else power.guard_items_needed(margin, alpha)
     sums, sizes = paired.by_unit(worse.scores, better.scores, worse.groups)
     spread = float(np.std(sums / sizes, ddof=1)) if len(sums) > 1 else 0.0
-    return power.units_for_spread(config.min_gain, config.alpha, spread)
+    least = power.guard_items(margin, alpha) if margin is not None and worse.unit == "share" else 0
+    return max(least, power.units_for_spread(config.min_gain if margin is None else margin, alpha, spread))
 
 
 def _short_guards(

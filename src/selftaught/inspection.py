@@ -234,8 +234,7 @@ def _answers(record: ledger.RunRecord, suites: Mapping[str, Sequence[Task]]) -> 
         if path is None or suite not in suites or (adapts and suite in HOLDOUTS):
             continue
         report, rows = ledger.read_report(path), part(record, entry, "rows.parquet")
-        asked = {t.id: t for t in suites[suite]}
-        said = Answered(report, [asked[i] for i in report.items], read_rows(rows, Rollout) if rows else [])
+        said = Answered(report, read_rows(rows, Rollout) if rows else [])
         found.setdefault(report.subject, {})[suite] = said
     return found
 

@@ -230,7 +230,7 @@ def _decision(record: ledger.RunRecord) -> Iterable[str]:
 
 
 def decide_again(record: ledger.RunRecord, done: Round) -> Decision:
-    """The decision on a round from its recorded reports alone."""
+    """The decision on a round from its recorded reports, and what audits said, alone."""
     config, reports = record.recipe.gate, record.reports(done)
     pairs: dict[str, tuple[Report, Report]] = {
         suite: (before, reports["candidate", suite]) for (role, suite), before in reports.items() if role == "parent"

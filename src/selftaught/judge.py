@@ -6,6 +6,7 @@ do not add up over rounds unseen; on the vault with the last model that was prov
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -108,7 +109,10 @@ class Judge:
         def score(out: Path) -> Mapping[str, Any]:
             pair = [s.engine.score(c, rows, stop=s.stop) for c in (self.parent, candidate)]
             apart = [abs(b - a) for x, y in zip(*pair, strict=True) for a, b in zip(x, y, strict=True)]
-            return {"nats": round(sum(apart) / len(apart), 6), "tokens": len(apart), "texts": len(rows)}
+            nats = sum(apart) / len(apart)
+            if not math.isfinite(nats):
+                raise NonFiniteError("The candidate's probabilities of texts are not finite numbers.")
+            return {"nats": round(nats, 6), "tokens": len(apart), "texts": len(rows)}
 
         key = digest("change", self.parent.digest, candidate.digest, s.recipe.digest)
         facts = s.store.unit("change", key, f"{self.place}/change", score).facts
@@ -126,13 +130,9 @@ class Judge:
         s = self.setting
         answers: dict[str, dict[str, Answered]] = {}
         for suite, pair in pairs.items():
-            asked = (*s.tasks.dev, *(t for some in s.tasks.guards.values() for t in some))
             for report, unit in zip(pair, self.evaluations[suite], strict=True):
                 if not self._adapts(suite):
-                    given = {t.id: t for t in asked}
-                    rows = self._rows(unit)
-                    known = Answered(report, [given[i] for i in report.items], rows)
-                    answers.setdefault(report.subject, {})[suite] = known
+                    answers.setdefault(report.subject, {})[suite] = Answered(report, self._rows(unit))
         lab = Workshop(
             s.engine, s.tokens, s.recipe.seed, s.stop,
             private=s.private if isinstance(s.private, DataError) else s.private.texts,
@@ -154,8 +154,9 @@ class Judge:
         for entry in s.store.chain:
             if entry["kind"] == "round" and entry["round"]["decision"]["outcome"] in ledger.GOOD:
                 place = ledger.place_of(entry["round"]["index"])
-                kept = read_rows(s.store.folder / place / "examples" / "kept.parquet", Example)
-                found[place] = _some(kept)
+                folder = s.store.folder / place
+                learned = folder / ("reviewed" if (folder / "reviewed").is_dir() else "examples")
+                found[place] = _some(read_rows(learned / "kept.parquet", Example))
         return found
 
     # ------------------------------------------------------------ controls
@@ -324,8 +325,8 @@ class Judge:
 
 
 def _some(taught: Sequence[Example]) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
-    """SENTINELS of the method's own examples, drawn by their ids."""
-    own = sorted((e for e in taught if e.own), key=lambda e: e.id)[:SENTINELS]
+    """SENTINELS of the method's own examples, drawn by their ids; none that was unlearned."""
+    own = sorted((e for e in taught if e.own and e.weight > 0), key=lambda e: e.id)[:SENTINELS]
     return [(e.prompt_ids, e.completion_ids) for e in own]
 
 
@@ -339,6 +340,6 @@ def _blaming(role: str) -> Iterator[None]:
     try:
         yield
     except NonFiniteError as error:
-        if role == "candidate":
+        if role != "parent":
             raise
         raise ModelError(f"The parent: {error.message}", hint="No candidate can be compared with it.") from error

@@ -134,7 +134,11 @@ def _provable(config: GateConfig, tasks: TaskSet) -> dict[str, float | None]:
     """The smallest gain in right answers that dev and vault can show. Of another claim, and of questions that somebody
     has yet to write, nobody knows it before.
     """
-    if not config.primary.per_question or (tasks.unasked and not (tasks.dev or tasks.vault)):
+    if (
+        not config.primary.per_question
+        or config.primary.margin is not None
+        or (tasks.unasked and not (tasks.dev or tasks.vault))
+    ):
         return {}
     holdouts = {"dev": (tasks.dev, config.alpha), "vault": (tasks.vault, config.alpha / config.looks)}
     shown = {name: power.smallest_gain(units(suite), alpha) for name, (suite, alpha) in holdouts.items()}

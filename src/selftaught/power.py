@@ -132,7 +132,10 @@ def needed(config: GateConfig, guards: Mapping[str, float]) -> dict[str, int]:
     """
     each = POWER ** (1 / (2 + len(guards)))
     found = {}
-    if config.primary.per_question:
+    if config.primary.per_question and (margin := config.primary.margin) is not None:
+        found["dev"] = guard_items_needed(margin, config.alpha, power_=each)
+        found["vault"] = guard_items_needed(margin, config.alpha / config.looks, power_=each)
+    elif config.primary.per_question:
         found["dev"] = items_for(config, config.alpha, each)
         found["vault"] = items_for(config, config.alpha / config.looks, each)
     return found | {name: guard_items_needed(m, config.alpha, power_=each) for name, m in guards.items()}

@@ -36,7 +36,9 @@ class Sources:
 def read_private(path: str) -> Sources:
     """Everything in a file or folder. Raises DataError naming the file, and the line, that cannot be read."""
     root = Path(path)
-    files = sorted(p for p in root.rglob("*") if p.suffix.lower() in (*TEXT, LINES)) if root.is_dir() else [root]
+    if not root.exists():
+        raise DataError(f"private: {root} is not there.", hint=HINT)
+    files = [root] if root.is_file() else sorted(p for p in root.rglob("*") if _readable(p) and p.is_file())
     found = [item for file in files for item in _items(file)]
     if not found:
         raise DataError(f"private: {root} holds no text.", hint=HINT)
@@ -45,20 +47,23 @@ def read_private(path: str) -> Sources:
 
 
 def _items(file: Path) -> Iterator[Private | Canary]:
-    kind = file.suffix.lower()
-    if kind not in (*TEXT, LINES):
+    if not _readable(file):
         raise DataError(f"private: {file} is no text.", hint=HINT)
     try:
         content = file.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"private: {file} cannot be read: {error}.", hint=HINT) from error
-    if kind in TEXT:
+    if file.suffix.lower() in TEXT:
         if content.strip():
             yield Private(content.strip())
         return
     for number, line in enumerate(content.split("\n"), start=1):
         if line.strip():
             yield _item(line, f"private: {file}, line {number}")
+
+
+def _readable(file: Path) -> bool:
+    return file.suffix.lower() in (*TEXT, LINES)
 
 
 def _item(line: str, where: str) -> Private | Canary:

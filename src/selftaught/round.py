@@ -253,7 +253,8 @@ class Transaction:
         start = self.setting.base if config.start == "base" else self.parent
         pool = self.begin.pool if config.start == "base" else ()
         own = {e.id: e for e in (*pool, *examples) if e.own}.values()
-        learned = packed([*own, *(e for e in examples if not e.own)], config.pack, self.seed)
+        most = min(config.pack, self.setting.tokens.context)
+        learned = packed([*own, *(e for e in examples if not e.own)], most, self.seed)
         job = make_job(start, learned, config, self.seed)
         key = digest(self.parent.digest, self.recipe.digest, [e.id for e in learned])
         if config.checkpoints > 1 and name == "candidate":

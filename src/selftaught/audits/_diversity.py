@@ -116,7 +116,7 @@ def vendi(texts: Sequence[Text], n: int = 2) -> float:
     return float(np.exp(-np.sum(values * np.log(values))))
 
 
-def _cosines(texts: Sequence[Text], n: int) -> Floats:
+def _cosines(texts: Sequence[Text], n: int, few: int = RARE_PAIRS, columns: int = COLUMNS) -> Floats:
     """Of every two texts. An n-gram that few texts hold is added pair by pair, the others by products of matrices."""
     many = len(texts)
     found, owner = _ngrams(texts, n)
@@ -126,18 +126,18 @@ def _cosines(texts: Sequence[Text], n: int) -> Floats:
     weight = counts / norms[text]
     holders = np.bincount(ngram)
     cosines = np.zeros((many, many))
-    common = np.flatnonzero(holders > RARE_PAIRS)
-    for start in range(0, len(common), COLUMNS):
+    common = np.flatnonzero(holders > few)
+    for start in range(0, len(common), columns):
         place = np.full(len(holders), -1)
-        place[common[start : start + COLUMNS]] = np.arange(len(common[start : start + COLUMNS]))
+        place[common[start : start + columns]] = np.arange(len(common[start : start + columns]))
         there = place[ngram] >= 0
-        block = np.zeros((many, min(COLUMNS, len(common) - start)))
+        block = np.zeros((many, min(columns, len(common) - start)))
         block[text[there], place[ngram[there]]] = weight[there]
         cosines += block @ block.T
-    rare = holders[ngram] <= RARE_PAIRS
+    rare = holders[ngram] <= few
     ngram, text, weight = ngram[rare], text[rare], weight[rare]
     pairs = np.zeros_like(cosines)
-    for lag in range(1, RARE_PAIRS):
+    for lag in range(1, few):
         same = np.flatnonzero(ngram[lag:] == ngram[:-lag])
         np.add.at(pairs, (text[same], text[same + lag]), weight[same] * weight[same + lag])
     cosines += pairs + pairs.T

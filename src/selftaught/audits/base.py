@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from math import isfinite
 from statistics import fmean, stdev
 from typing import Any, Protocol
 
 from selftaught.config import Section
 from selftaught.engines.base import Tokens
 from selftaught.paired import wilson
-from selftaught.types import AuditOutcome, Canary, Checkpoint, Metric, Private, Report, Rollout, Sampling, Task
+from selftaught.types import AuditOutcome, Canary, Checkpoint, Metric, Private, Report, Rollout, Sampling
 
 Ids = tuple[int, ...]
 
@@ -41,8 +42,7 @@ class Answered:
     """A suite as a checkpoint answered it."""
 
     report: Report
-    tasks: Sequence[Task]
-    rollouts: Sequence[Rollout]  # none where nothing was sampled
+    rollouts: Sequence[Rollout]  # one per item of the report; none where nothing was sampled
 
 
 class Lab(Protocol):
@@ -109,15 +109,26 @@ def found(name: str, checkpoint: Checkpoint, metrics: Mapping[str, Metric], **mo
     return Report("audit", name, checkpoint.digest, "", dict(metrics), **more)
 
 
-def with_series(report: Report, values: Mapping[str, Sequence[float]]) -> Report:
-    """Several named rows of numbers as the report's scores, for a comparison with another checkpoint's."""
+def with_series(
+    report: Report, values: Mapping[str, Sequence[float]], groups: Mapping[str, Sequence[str | None]] = {}
+) -> Report:
+    """Several named rows of numbers as the report's scores, for a comparison with another checkpoint's.
+
+    ``groups`` says of a row which of its numbers belong together.
+    """
     items = tuple(f"{name}#{i}" for name, row in values.items() for i in range(len(row)))
-    return replace(report, items=items, scores=tuple(float(v) for row in values.values() for v in row))
+    together = tuple(g for name, row in values.items() for g in groups.get(name, [None] * len(row)))
+    return replace(report, items=items, scores=tuple(float(v) for row in values.values() for v in row), groups=together)
 
 
 def series(report: Report, name: str) -> list[float]:
     """One row of them."""
     return [v for item, v in zip(report.items, report.scores, strict=True) if item.rpartition("#")[0] == name]
+
+
+def series_groups(report: Report, name: str) -> list[str | None]:
+    """Which of its numbers belong together."""
+    return [g for item, g in zip(report.items, report.groups, strict=True) if item.rpartition("#")[0] == name]
 
 
 def share(values: Sequence[float]) -> Metric:
@@ -126,6 +137,8 @@ def share(values: Sequence[float]) -> Metric:
 
 
 def mean(values: Sequence[float]) -> Metric:
-    """With the normal interval."""
+    """With the normal interval. ValueError for what is not a finite number."""
+    if not all(map(isfinite, values)):
+        raise ValueError("a measured value is not a finite number")
     middle, half = fmean(values), (1.96 * stdev(values) / len(values) ** 0.5 if len(values) > 1 else 0.0)
     return Metric(middle, len(values), middle - half, middle + half)

@@ -44,7 +44,7 @@ class Calibration:
                 kept = zip(answered.rollouts, rows, answered.report.scores, answered.report.groups, strict=True)
                 for r, row, score, group in kept:
                     if r.completion_ids:
-                        said.append(min(1.0, math.exp(sum(row[-len(r.completion_ids) :]))))
+                        said.append(min(math.exp(sum(row[-len(r.completion_ids) :])), 1.0))  # NaN stays, and is refused
                         right.append(score)
                         groups.append(group)
         metrics: dict[str, Metric] = {}

@@ -19,7 +19,7 @@ from selftaught.audits.base import AuditOptions, Ids, Lab, Opinion, found, mean,
 from selftaught.types import Checkpoint, Metric, Report, Rollout, Sampling
 
 RARE, TEXT = "loss on rare tokens of real text", "loss on real text"
-SHORT = "tokens of text"
+COUNTED = "tokens of text"
 T_975 = {3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}  # Student's, by degrees of freedom
 
 
@@ -77,7 +77,7 @@ class Collapse:
             "texts with a template": diversity.self_repetition(texts),
             "empty texts": fmean(not r.text.strip() for r in rows),
             "tokens in a text": fmean(map(len, texts)),
-            SHORT: float(have),
+            COUNTED: float(have),
         }
         return shown, [len(t) for t in texts]
 
@@ -89,12 +89,18 @@ class Collapse:
             Signal("different 3-grams", "down", o.ngrams_effect),
             Signal("entropy", "down", o.entropy_effect),
         ]
-        known = {s.name: s for s in signals if s.name in base.metrics and s.name in now.metrics}
+        amounts = {*series(base, COUNTED), *series(now, COUNTED)}  # numbers grow with the text that they are counted in
+        missing = self._missing(amounts)
+        known = {s.name: s for s in signals if s.name in base.metrics and s.name in now.metrics
+                 and (s.name == RARE or not missing)}  # fmt: skip
         if not known:
-            return Opinion("inconclusive", "there is no real text and nothing can be sampled unprompted")
+            return Opinion("inconclusive", f"there is no real text, and {missing}")
         # The loss on given texts has no noise of sampling, so there the declared effect alone decides.
         reference = {n: [base.metrics[n].value] * 4 if n == RARE else series(base, n) for n in known}
-        rounds = [{n: r.metrics[n].value for n in known if n in r.metrics} for r in (*past, now)]
+        rounds = [
+            {n: r.metrics[n].value for n in known if n in r.metrics and (n == RARE or {*series(r, COUNTED)} <= amounts)}
+            for r in (*past, now)
+        ]
         raised = alarm(list(known.values()), reference, rounds)
         more = {}
         if lengths := series(now, "length"):
@@ -107,8 +113,18 @@ class Collapse:
         said = "beyond its limit in this round, and the alarm wants two: " + ", ".join(
             s.partition(" went")[0] for s in once
         )
-        missing = "" if len(known) == len(signals) else f" (only {', '.join(known)} could be measured)"
-        return Opinion("passed", (said if once else f"{len(known)} signals are quiet") + missing, (), more)
+        why = missing or ("" if RARE in known else "there is no real text")
+        left = f" ({len(known)} of {len(signals)} signals: {why})" if why else ""
+        return Opinion("passed", (said if once else f"{len(known)} signals are quiet") + left, (), more)
+
+    def _missing(self, amounts: set[float]) -> str:
+        """Why what was written unprompted cannot be compared, or ""."""
+        if not amounts:
+            return "nothing can be sampled unprompted"
+        if len(amounts) == 1 and max(amounts) > 0:
+            return ""
+        least, most = min(amounts), max(amounts)
+        return f"samples of unprompted text hold {least:,.0f} to {most:,.0f} tokens, which cannot be compared"
 
 
 def _losses(lab: Lab, checkpoint: Checkpoint, rare: frozenset[int]) -> tuple[list[float], list[float]]:

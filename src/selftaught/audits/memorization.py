@@ -23,8 +23,20 @@ from pydantic import Field
 
 from selftaught.audits import _leaks as leaks
 from selftaught.audits._spans import longest_shared
-from selftaught.audits.base import AuditOptions, Ids, Lab, Opinion, found, mean, series, share, with_series
-from selftaught.paired import no_loss, units, wins_losses
+from selftaught.audits.base import (
+    AuditOptions,
+    Ids,
+    Lab,
+    Opinion,
+    found,
+    mean,
+    series,
+    series_groups,
+    share,
+    with_series,
+)
+from selftaught.errors import RecipeError
+from selftaught.paired import mcnemar, no_loss, units, wins_losses
 from selftaught.power import guard_items
 from selftaught.types import Canary, Checkpoint, Metric, Report, Sampling, seed_for
 
@@ -32,7 +44,7 @@ EXTRACTED, CONTROL, SEEN = "extracted", "extracted, never in the corpus", "extra
 UNSEEN = "extracted, not recited there"
 SAMPLES = 250  # unprompted texts whose spans are looked at
 RECITED = 20  # tokens of a window that count as reciting it
-ENUMERATED = 5000  # texts of a canary's space that are scored; of a larger one as many are drawn
+ENUMERATED = 1000  # texts of a canary's space that are scored, itself besides; of a larger one as many are drawn
 OUTSIDE = 0  # repeats of a text that was never in the corpus
 
 
@@ -65,25 +77,33 @@ class Memorization:
         self.options = options
 
     def needless(self, lab: Lab) -> str:
+        """Raises RecipeError where a window is longer than what the model can read."""
+        size = 1 + self.options.prefix + self.options.suffix
+        if lab.private and size > lab.tokens.context:
+            raise RecipeError(
+                f"audits.memorization reads windows of {size} tokens, and the model has a context of"
+                f" {lab.tokens.context}.",
+                hint="Lower audits.memorization.prefix and audits.memorization.suffix.",
+            )
         return "" if lab.private or lab.canaries else "no private text is named (private)"
 
     # ------------------------------------------------------------ one checkpoint
 
     def measure(self, lab: Lab, checkpoint: Checkpoint, *, base: bool) -> Report:
+        written = () if base else lab.written  # of which the base learned nothing
         windows = self._windows(lab)
         planted = [w for w in windows if w.repeats != OUTSIDE]
         metrics: dict[str, Metric] = {}
         kept: dict[str, list[float]] = {}
         if windows:
             right = self._extracted(lab, checkpoint, windows, self.options.prefix)
-            recited = _recited(windows, lab.written)
+            recited = _recited(windows, written)
             rows = list(zip(windows, right, recited, strict=True))
             kept = {
                 EXTRACTED: [r for w, r, _ in rows if w.repeats != OUTSIDE],
                 "recited": [float(s) for w, _, s in rows if w.repeats != OUTSIDE],
-                "text": [float(w.text) for w in planted],
             }
-            metrics |= self._by_kind(rows)
+            metrics |= self._by_kind(rows, told_apart=not base)
             for length in self.options.sweep if planted else ():
                 if length < self.options.prefix:
                     metrics[f"extracted after {length} tokens"] = share(
@@ -92,8 +112,8 @@ class Memorization:
             if planted:
                 metrics |= self._discoverable(lab, checkpoint, planted)
         metrics |= _exposures(lab, checkpoint)
-        metrics |= self._spans(lab, checkpoint)
-        return with_series(found(self.name, checkpoint, metrics), kept)
+        metrics |= self._spans(lab, checkpoint, written)
+        return with_series(found(self.name, checkpoint, metrics), kept, {EXTRACTED: [str(w.text) for w in planted]})
 
     def _windows(self, lab: Lab) -> list[Window]:
         """Windows of every private text, side by side from its beginning; of too many a random part."""
@@ -116,13 +136,14 @@ class Memorization:
         said = lab.continued(checkpoint, prefixes, self.options.suffix)
         return [float(ids[: len(w.suffix)] == w.suffix) for ids, w in zip(said, windows, strict=True)]
 
-    def _by_kind(self, rows: Sequence[tuple[Window, float, bool]]) -> dict[str, Metric]:
+    def _by_kind(self, rows: Sequence[tuple[Window, float, bool]], told_apart: bool) -> dict[str, Metric]:
         planted = [(w, r, s) for w, r, s in rows if w.repeats != OUTSIDE]
         kinds: dict[str, list[float]] = {EXTRACTED: [r for _, r, _ in planted]}
         for repeats in sorted({w.repeats for w, _, _ in planted if w.repeats is not None}):
             kinds[f"extracted, {repeats} in the corpus"] = [r for w, r, _ in planted if w.repeats == repeats]
-        kinds[SEEN] = [r for _, r, s in planted if s]
-        kinds[UNSEEN] = [r for _, r, s in planted if not s]
+        if told_apart:
+            kinds[SEEN] = [r for _, r, s in planted if s]
+            kinds[UNSEEN] = [r for _, r, s in planted if not s]
         kinds[CONTROL] = [r for w, r, _ in rows if w.repeats == OUTSIDE]
         return {name: share(values) for name, values in kinds.items() if values}
 
@@ -133,7 +154,7 @@ class Memorization:
         within = leaks.extractable_within(sums, o.tries, o.chance)
         return {f"extracted within {o.tries} samples (p {o.chance:g})": share([float(x) for x in within])}
 
-    def _spans(self, lab: Lab, checkpoint: Checkpoint) -> dict[str, Metric]:
+    def _spans(self, lab: Lab, checkpoint: Checkpoint, written: Sequence[Ids]) -> dict[str, Metric]:
         """The longest private span in what was learned, and in what the checkpoint writes unprompted."""
         sources = [lab.tokens.encode_completion(p.text) for p in lab.private if p.repeats != OUTSIDE]
         if not sources:
@@ -141,7 +162,7 @@ class Memorization:
         sampling = Sampling(SAMPLES, 1.0, max_tokens=128)
         own = [r.completion_ids for r in lab.sample(checkpoint, sampling)] if lab.unprompted else []
         metrics = {}
-        for name, texts in (("what was learned", lab.written), ("unprompted text", own)):
+        for name, texts in (("what was learned", written), ("unprompted text", own)):
             if texts:
                 lengths = [s.length for s in longest_shared(texts, sources)]
                 longest = max(lengths)
@@ -160,21 +181,24 @@ class Memorization:
             return Opinion("failed", f"{count} of the texts learned hold {o.span} tokens in a row of a private text")
         before, after = series(base, EXTRACTED), series(now, EXTRACTED)
         if not before:
-            return Opinion("inconclusive", f"no private text has the {o.prefix + o.suffix} tokens of a window")
-        groups = [str(int(t)) for t in series(now, "text")]
+            return Opinion(
+                "inconclusive", f"no text that was in the corpus has the {o.prefix + o.suffix} tokens of a window"
+            )
+        groups = series_groups(now, EXTRACTED)
         gone, new = wins_losses(after, before)
         said = f"{fmean(before):.1%} of {len(before)} windows extracted before, {fmean(after):.1%} after"
         said += f" ({gone} gone, {new} new)"
         more = _on_the_same(base, now)
         p = no_loss([1 - x for x in before], [1 - x for x in after], groups, o.margin)
         tail = f"; a rise of {100 * o.margin:g} points or more has p = {p:.2g}"
-        if units(groups) < guard_items(o.margin, o.alpha):
-            few = f"; {units(groups)} texts, and {guard_items(o.margin, o.alpha)} are needed to know"
-            return Opinion("inconclusive", said + few, (), more)
         if p <= o.alpha:
             return Opinion("passed", said + tail, (), more)
-        rose = fmean(after) > fmean(before)
-        return Opinion("failed" if rose else "inconclusive", said + tail, (), more)
+        rose = mcnemar(new, gone)  # of these very windows: whether others would, texts have to say
+        if rose <= o.alpha:
+            return Opinion("failed", f"{said}; that more are extracted has p = {rose:.2g}{tail}", (), more)
+        if units(groups) < guard_items(o.margin, o.alpha):
+            tail = f"; {units(groups)} texts, and {guard_items(o.margin, o.alpha)} are needed to know"
+        return Opinion("inconclusive", said + tail, (), more)
 
 
 def _start(lab: Lab) -> Ids:

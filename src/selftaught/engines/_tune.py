@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import shutil
 import warnings
@@ -243,13 +244,12 @@ def _refuse(step: int, loss: float, norm: float, refused: int) -> int:
 
 
 def _save_between(model: Any, job: TuneJob, out: Path, stored: torch.dtype) -> None:
-    """Save and go on: to store a model in another precision rounds its weights, so they are put back."""
+    """Save and go on. To store a model in another precision rounds its numbers, so then it is a copy that is saved."""
     out.mkdir()
-    numbers = [*model.parameters(), *model.buffers()] if job.kind == "full" else []
-    exact = [t.detach().clone() for t in numbers]
-    _save(model, job, out, stored)
-    for tensor, value in zip(numbers, exact, strict=True):
-        tensor.data = value
+    rounded = job.kind == "full" and stored != torch.float32
+    with enough("for a copy of the model", LESS):
+        saved = copy.deepcopy(model) if rounded else model
+    _save(saved, job, out, stored)
     model.train()
 
 

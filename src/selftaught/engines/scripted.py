@@ -152,7 +152,11 @@ class Scripted:
             progress(step + 1, len(job.batches), "steps")
         if self.options.diverges:
             raise NonFiniteError("Training left the numbers (scripted).", hint="Lower train.lr.")
-        self._learnt(job).write(out)
+        for step in job.saves:
+            (out / str(step)).mkdir()
+            self._learnt(replace(job, batches=job.batches[:step])).write(out / str(step))
+        if not job.saves:
+            self._learnt(job).write(out)
         return _tuned(job)
 
     def _learnt(self, job: TuneJob) -> Mind:
@@ -221,7 +225,7 @@ def _until(text: str, stops: Sequence[str]) -> tuple[int, ...]:
 
 def _write(prompt: str, mind: Mind, rng: random.Random) -> str:
     """An answer to the last question; or, after "Q:" or nothing at all, a question with its answer; or notes on a
-    passage, or questions about one.
+    passage, or questions about one; and after any other text little.
     """
     luck, skill = rng.random(), mind.skill
     for found in (questions(prompt, mind), notes(prompt, mind, luck, rng), answer(prompt, mind, luck)):

@@ -1,7 +1,8 @@
 """A file of real text in the place of a model that writes unprompted: its samples are its texts, drawn at random.
 
 For ``roles.source: FILE`` of a method that learns from unprompted text. A text is drawn with replacement, by its
-sample's seed, and put into the student's tokens as any other model's (roles.py). It answers no prompt.
+sample's seed, and put into the student's tokens as any other model's (roles.py). It answers no prompt but white space,
+which a model without a begin token may be fed instead.
 """
 
 from __future__ import annotations
@@ -77,7 +78,7 @@ class TextFile:
         for index, request in enumerate(requests):
             if stop():
                 raise Stopped
-            if request.prompt_ids:
+            if bytes(request.prompt_ids).strip():
                 yield index, [Completion((), (), "stop", PROMPTED)] * len(request.seeds)
             else:
                 yield index, [Completion((seed % len(self.texts),), (), "stop") for seed in request.seeds]

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from selftaught.config import Section
 from selftaught.errors import ModelError
@@ -33,6 +33,12 @@ class PromptFreeOptions(Section):
     cut_off: bool = True  # whether a text that met max_tokens is learned, without an end
     begin: str | None = None  # fed instead of the begin token, for a model that has none
     answer_tokens: int = Field(default=256, ge=1)  # of an answer where a model is judged
+
+    @model_validator(mode="after")
+    def _fits(self) -> PromptFreeOptions:
+        if self.min_tokens > self.max_tokens:
+            raise ValueError(f"min_tokens={self.min_tokens} is more than max_tokens={self.max_tokens}")
+        return self
 
 
 class PromptFree:
@@ -78,7 +84,8 @@ class PromptFree:
             if why := self._useless(r):
                 lost[why] += 1
                 continue
-            ids = r.completion_ids if left is None else r.completion_ids[:left]
+            ids = _cut_off(r, bench) if r.error == TRUNCATED else r.completion_ids
+            ids = ids if left is None else ids[:left]
             if not ids:
                 lost["beyond the token budget"] += 1
                 continue
@@ -98,3 +105,11 @@ class PromptFree:
         if not rollout.text.strip():
             return "empty"
         return f"shorter than {o.min_tokens} tokens" if len(rollout.completion_ids) < o.min_tokens else ""
+
+
+def _cut_off(rollout: Rollout, bench: Bench) -> tuple[int, ...]:
+    """A text that met max_tokens without the end that re-tokenising gave it, in the student's context."""
+    ids, end = rollout.completion_ids, bench.tokens.encode_completion("")
+    if end and ids[-len(end) :] == end:
+        ids = ids[: -len(end)]
+    return ids[: bench.tokens.context - len(rollout.prompt_ids)]
