@@ -205,7 +205,7 @@ def test_what_is_neither_a_run_nor_a_model_says_that_both_were_tried(home: Path)
     [
         (["train.lr=1"], {}, RunError, "train.lr=1 would make it another run"),
         ([], {"base": "scripted:0.5"}, RunError, "three is a run: it is held against the model that it began with"),
-        ([], {"private": "gone.jsonl"}, DataError, "private: gone.jsonl cannot be read"),
+        ([], {"private": "gone.jsonl"}, DataError, "private: gone.jsonl is not there"),
         ([], {"text": "empty.txt"}, DataError, "empty.txt holds no text"),
     ],
     ids=["another run", "another base", "private texts", "text"],
