@@ -15,7 +15,16 @@ from selftaught.auditing import Auditor, Workshop, make_audits
 from selftaught.config import read_recipe
 from selftaught.engines.base import Completion, Request, StopToken, never
 from selftaught.engines.scripted import ByteTokens, Scripted
-from selftaught.errors import DataError, DiskFull, IntegrityError, ModelError, RecipeError, Stopped
+from selftaught.errors import (
+    DataError,
+    DiskFull,
+    IntegrityError,
+    ModelError,
+    OutOfMemory,
+    RecipeError,
+    Stopped,
+    WorkerLost,
+)
 from selftaught.ledger import RunRecord, read_run
 from selftaught.store import Store
 from selftaught.types import Audited, Checkpoint, Private, Rule, Verdict
@@ -234,6 +243,35 @@ def test_an_audit_that_breaks_decides(tmp_path: Path) -> None:
     assert found["forgetting"]["reason"].startswith("it could not be measured: ValueError: ")
     assert not found["collapse"]["decides"], "where no text was scored"
     assert all(c.ok for c in integrity.verify(folder))
+
+
+class Fails(small.Counting):
+    """It fails with ``error`` when it is asked how likely a text is; only audits ask it here."""
+
+    error: Exception = KeyError("layer")
+
+    def score(
+        self, checkpoint: Checkpoint, sequences: Sequence[tuple[int, ...]], *, stop: StopToken = never
+    ) -> list[list[float]]:
+        raise self.error
+
+
+def test_whatever_an_audit_breaks_with_is_its_failure(tmp_path: Path) -> None:
+    done = loop.run(small.prepared(tmp_path / "run"), engine=Fails())
+    assert done.decision.reason == "did not pass: audit: calibration, audit: forgetting"
+    assert audited(read_run(tmp_path / "run"))["calibration"]["reason"] == (
+        "it could not be measured: KeyError: 'layer'"
+    )
+
+
+@pytest.mark.parametrize("error", [OutOfMemory("too little", hint="less"), WorkerLost("gone"), OSError("no device")])
+def test_a_fault_of_the_machine_ends_the_run_which_goes_on_later(tmp_path: Path, error: Exception) -> None:
+    folder, engine = small.prepared(tmp_path / "run"), Fails()
+    engine.error = error
+    with pytest.raises(type(error)):
+        loop.run(folder, engine=engine)
+    assert not read_run(folder).units("audit")
+    assert loop.run(folder).decision.outcome == "proved"
 
 
 def test_a_full_disk_ends_the_run_and_is_no_failed_audit(tmp_path: Path) -> None:
