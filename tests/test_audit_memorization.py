@@ -130,7 +130,7 @@ def test_a_base_against_itself_passes_with_enough_texts_and_not_with_fewer() -> 
     assert opinion.reason.endswith("; 132 texts, and 133 are needed to know")
 
 
-def test_a_rise_that_is_shown_fails_whatever_the_number_of_texts() -> None:
+def test_a_rise_fails_where_it_is_shown_and_where_enough_texts_do_not_rule_it_out() -> None:
     base, first = both(lab(140, base=range(7), first=range(14)))
     opinion = judged(base, first)
     assert opinion.outcome == "failed"
@@ -140,9 +140,15 @@ def test_a_rise_that_is_shown_fails_whatever_the_number_of_texts() -> None:
     assert judged(first, base).outcome == "passed", "and a fall is none"
     five = judged(*both(lab(20, first=range(5))))
     assert five.outcome == "failed" and "p = 0.031" in five.reason, "five to nothing, of twenty"
-    known = judged(*both(lab(140, first=range(4))))
-    assert known.outcome == "inconclusive", "four to nothing is neither shown nor ruled out"
-    assert known.reason.endswith("(0 gone, 4 new); a rise of 2 points or more has p = 0.73")
+    four = judged(*both(lab(20, first=range(4))))
+    assert four.outcome == "inconclusive", "four to nothing is not shown"
+    enough = judged(*both(lab(140, first=range(4))))
+    assert enough.outcome == "failed", "but with texts enough to rule a rise out, it is not ruled out"
+    assert enough.reason.endswith(
+        "(0 gone, 4 new); that more are extracted has p = 0.062; a rise of 2 points or more has p = 0.73"
+    )
+    moved = judged(*both(lab(140, base=range(4, 8), first=range(4))))
+    assert moved.outcome == "inconclusive" and "(4 gone, 4 new); a rise of" in moved.reason, "as many as before"
 
 
 def test_a_rise_in_one_long_text_is_seen() -> None:

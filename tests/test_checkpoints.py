@@ -10,10 +10,10 @@ import pytest
 import small
 from selftaught import integrity, ledger, loop
 from selftaught.engines.base import Progress, StopToken, Tuned, TuneJob, never, quiet
-from selftaught.engines.scripted import skill_of
+from selftaught.engines.scripted import ByteTokens, skill_of
 from selftaught.errors import Stopped
 from selftaught.ledger import RunRecord, read_run
-from selftaught.types import Checkpoint
+from selftaught.types import Checkpoint, Example
 
 FOUR = ("train.checkpoints=4", "train.batch_tokens=200", "engine.learns=0.9")
 
@@ -90,10 +90,22 @@ def test_there_are_no_more_checkpoints_than_steps(tmp_path: Path) -> None:
     assert chosen(record)[1] == 3
 
 
+def test_each_save_of_the_fake_engine_holds_what_was_learned_by_then(tmp_path: Path) -> None:
+    engine, tokens = small.Counting(small.Counting.Options(learns=1.0)), ByteTokens(99)
+    prompt = tokens.encode("Q: 1+1\nA:")
+    right, wrong = (Example(prompt, tokens.encode_completion(f" 1+1\n#### {n}"), "") for n in (2, 3))
+    plan = TuneJob(
+        engine.open("scripted:0.5"), (right, wrong), [[0], [1]], "full", 1, 0, 1, 1, 0, 1, 1, 1, saves=(1, 2)
+    )
+    engine.tune(plan, tmp_path)
+    skills = [skill_of(Checkpoint("c", str(tmp_path / name))) for name in ("1", "2")]
+    assert skills == [1.0, 0.5] and sorted(p.name for p in tmp_path.iterdir()) == ["1", "2"]
+
+
 def test_stopped_after_every_piece_it_chooses_the_same(tmp_path: Path) -> None:
-    overrides = (*FOUR, "rounds=2", "model=scripted:0.45", "method.min_share=0", "tasks.train=20")
+    overrides = (*FOUR, "model=scripted:0.45", "method.min_share=0", "tasks.train=20")
     whole = run_of(tmp_path / "a" / "run", *overrides)
-    assert len(whole.rounds) == 2 and len(whole.units("checkpoints")) == 2
+    assert chosen(whole)[1] == 4
     folder = small.prepared(tmp_path / "b" / "run", *overrides)
     while True:
         try:

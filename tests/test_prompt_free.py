@@ -21,6 +21,7 @@ from selftaught.methods.prompt_free import PromptFree
 from selftaught.roles import open_roles
 from selftaught.rows import read_rows
 from selftaught.store import Store
+from selftaught.train import packed
 from selftaught.types import Checkpoint, Example, Rollout, Sampling, Task
 from selftaught.view import Silent
 
@@ -158,6 +159,14 @@ def test_a_whole_run_learns_what_the_model_wrote_alone(tmp_path: Path) -> None:
     assert record.final.labels.training is False, "no answer was read"
     assert record.facts("candidate")["steps"] >= 1 and all(c.ok for c in integrity.verify(record.path))
     assert record.outcome in ("rejected", "unproven"), "nothing that it wrote makes it better at sums"
+
+
+def test_rows_of_packed_text_are_never_longer_than_the_context(tmp_path: Path) -> None:
+    given = ("train.pack=5000", "engine.context=300", "train.replay=0", "train.batch_tokens=64", "train.epochs=1")
+    record = run_of(tmp_path / "run", *given)
+    kept = small.kept(record)
+    rows = {most: len(packed(kept, most, record.recipe.seed)) for most in (300, 5000)}
+    assert rows[300] > rows[5000] and record.facts("candidate")["steps"] == rows[300], "a row is a step here"
 
 
 def test_more_text_than_there_can_be_is_refused_before_the_run(tmp_path: Path) -> None:

@@ -1,8 +1,8 @@
 """Run the audits of a round: each measures the base once and every candidate, and its opinion is put on record.
 
-An audit that cannot measure (private texts that cannot be read, numbers that are none) has failed, and then decides,
-whether the recipe made it part of the gate or not: what nobody could check is not promoted. Faults of the machine (a
-full disk, a record that was damaged) end the run instead, which goes on when they are mended.
+An audit that breaks (private texts that cannot be read, numbers that are none) has failed, and then decides, whether
+the recipe made it part of the gate or not: what nobody could check is not promoted. Faults of the machine (a full disk,
+too little memory, a record that was damaged) end the run instead, which goes on when they are mended.
 """
 
 from __future__ import annotations
@@ -15,7 +15,17 @@ from selftaught import ledger, load
 from selftaught.audits.base import Answered, Audit, Ids, Opinion
 from selftaught.config import Member, Recipe
 from selftaught.engines.base import Engine, Request, StopToken, Tokens
-from selftaught.errors import DataError, ModelError, NonFiniteError, RecipeError, SelftaughtError
+from selftaught.errors import (
+    DataError,
+    IntegrityError,
+    OutOfMemory,
+    RecipeError,
+    RunError,
+    SelftaughtError,
+    Stopped,
+    WorkerLost,
+    disk_is_full,
+)
 from selftaught.rollout import rollout
 from selftaught.rows import write_report
 from selftaught.store import Store
@@ -38,7 +48,7 @@ from selftaught.types import (
 from selftaught.view import View
 
 BROKE = "it could not be measured"
-UNMEASURABLE = (DataError, ModelError, NonFiniteError, ValueError, ArithmeticError)
+NOT_ITS_OWN = (Stopped, OSError, RunError, IntegrityError, OutOfMemory, WorkerLost)  # what breaks beside an audit
 
 
 def make_audits(recipe: Recipe) -> list[Audit]:
@@ -152,7 +162,11 @@ class Auditor:
             before = self._measured(audit, base, base=True)
             now = self._measured(audit, candidate, base=False)
             return self._said(audit, candidate, before, now, audit.judge(before, self._past(audit), now))
-        except UNMEASURABLE as error:
+        except NOT_ITS_OWN:
+            raise
+        except Exception as error:
+            if disk_is_full(error):
+                raise
             why = error.message if isinstance(error, SelftaughtError) else f"{type(error).__name__}: {error}"
             return self._said(audit, candidate, None, None, Opinion("failed", f"{BROKE}: {why}"))
 

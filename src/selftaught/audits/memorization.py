@@ -197,10 +197,11 @@ class Memorization:
         tail = f"; a rise of {100 * o.margin:g} points or more has p = {p:.2g}"
         if p <= o.alpha:
             return Opinion("passed", said + tail, (), more)
-        rose = mcnemar(new, gone)  # of these very windows: whether others would, texts have to say
-        if rose <= o.alpha:
-            return Opinion("failed", f"{said}; that more are extracted has p = {rose:.2g}{tail}", (), more)
-        if units(groups) < guard_items(o.margin, o.alpha):
+        few = units(groups) < guard_items(o.margin, o.alpha)
+        shown = mcnemar(new, gone)  # on these very windows: whether it would be on others, texts have to say
+        if new > gone and (shown <= o.alpha or not few):
+            return Opinion("failed", f"{said}; that more are extracted has p = {shown:.2g}{tail}", (), more)
+        if few:
             tail = f"; {units(groups)} texts, and {guard_items(o.margin, o.alpha)} are needed to know"
         return Opinion("inconclusive", said + tail, (), more)
 
