@@ -88,6 +88,12 @@ study-untrue: venv ## what do adapters learn from notes that are not true? goes 
 study-contain: venv ## does one update put 200 documents into bundled:people? goes on where it stopped (an hour, about)
 	$(BIN)/python benchmarks/studies/contain.py $(ARGS)
 
+study-prompt-free: venv ## prompt-free self-training on bundled:planted, five seeds beside real text; goes on where it stopped
+	$(BIN)/python benchmarks/studies/prompt_free.py $(ARGS)
+
+study-collapse: venv ## does the collapse alarm ring where a loop collapses, and only there? goes on where it stopped
+	$(BIN)/python benchmarks/studies/collapse.py $(ARGS)
+
 study-gate: venv ## how often the gate is wrong, with simulated models (about five minutes)
 	PYTHONPATH=tests $(BIN)/python benchmarks/studies/gate.py $(ARGS)
 

@@ -10,7 +10,7 @@ import pytest
 
 import papers
 import small
-from selftaught import budget, loop
+from selftaught import auditing, budget, loop
 from selftaught.budget import Pace, shares
 from selftaught.config import Recipe, read_recipe
 from selftaught.engines.scripted import Scripted
@@ -168,3 +168,21 @@ def test_a_prepared_run_keeps_its_shares_and_is_read_back(tmp_path: Path) -> Non
     assert (recipe.budget.train_share, recipe.budget.holdout_share) == (1.0, 0.5)
     assert len(load(recipe).dev) == 60
     assert budget._share(1e-9) > 0, "a share of nothing could not be read back"
+
+
+def test_what_audits_sample_is_planned_too() -> None:
+    plain = shares(timed(minutes_of(24)), WHOLE, PACE, MOST)[0]
+    audited = shares(timed(minutes_of(24)), WHOLE, replace(PACE, audited=200), MOST)[0]
+    assert audited == pytest.approx(plain - 200 * PACE.sample / (len(WHOLE.train) * _each(PACE)))
+
+
+def _each(pace: budget.Pace) -> float:
+    """Seconds that one training question takes."""
+    samples, examples = MOST
+    return samples * pace.sample + examples * timed(1).train.epochs * pace.length * pace.token
+
+
+def test_a_run_of_rounds_shares_the_bases_audit_out() -> None:
+    recipe = small.recipe("audits.memorization.skip=nothing", "audits.collapse.samples=20")
+    assert auditing.samples(recipe) == 2 * 4 * 20
+    assert auditing.samples(recipe.model_copy(update={"rounds": 4})) == 1.25 * 4 * 20

@@ -47,7 +47,7 @@ def test_durations_and_outcome_do_not_depend_on_the_clock(resumed: Path, tmp_pat
     record = ledger.read_run(folder)
     cost = report.cost(record)
     assert (cost["stages"], cost["attempts"]) == whole == (whole[0], 2)
-    assert set(whole[0]) == {"prepare", "sample", "curate", "train", "evaluate", "gate", "record"}
+    assert set(whole[0]) == {"prepare", "sample", "curate", "train", "evaluate", "audit", "gate", "record"}
     assert all(0 <= seconds < 30 for seconds in whole[0].values()) and sum(whole[0].values()) > 0
     assert record.outcome == "proved"
     report.write_report(folder)

@@ -203,6 +203,11 @@ def test_a_path_on_generated_tasks_means_my_file_instead() -> None:
     assert options("tasks", "tasks.path=q.jsonl", "tasks.limit=5") == {"name": "jsonl", "path": "q.jsonl", "limit": 5}
 
 
+def test_a_path_on_the_world_of_plants_means_my_questions_instead() -> None:
+    text = "method: {name: m}\ntasks: {name: world_planted, dev: 5}\n"
+    assert options("tasks", "tasks.path=q.jsonl", text=text) == {"name": "jsonl", "path": "q.jsonl"}
+
+
 def test_a_path_on_a_generated_world_of_documents_means_my_documents_instead() -> None:
     people = "method: {name: m}\ntasks: {name: world_people, train: 5}\n"
     assert options("tasks", "tasks.path=papers", text=people) == {"name": "passages", "path": "papers"}

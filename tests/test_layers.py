@@ -38,10 +38,10 @@ LAYERS: tuple[tuple[str, ...], ...] = (  # lowest first; a module may import wha
     ("round",),
     ("loop",),
     ("panels", "parts"),
-    ("arms", "findings", "pairs"),
+    ("arms", "findings", "pairs", "trends"),
     ("report", "look", "summary", "integrity", "export"),
     ("promotion", "exam", "arrivals"),
-    ("doctor",),
+    ("doctor", "inspection", "catalogue"),
     ("api", "live"),
     ("tell",),
     ("terminal",),
@@ -80,6 +80,7 @@ STAGES = (
     "export",
     "promotion",
     "exam",
+    "inspection",
     "arrivals",
 )
 WITHIN_A_LAYER = {

@@ -30,7 +30,8 @@ def test_stages_are_checked_off() -> None:
         view.progress(0, 2400, "samples")
         view.progress(600, 2400, "samples")
         shown = drawn(view)
-    assert "✓ prepare" in shown and "12 answers each" in shown and "600 of 2,400 samples" in shown and "· gate" in shown
+    assert "✓ prepare" in shown and "12 answers each" in shown and "600 of 2,400 samples" in shown
+    assert "· audit\n· gate" in shown
 
 
 def test_the_last_state_stays_without_what_was_not_reached() -> None:

@@ -293,7 +293,7 @@ class Impatient:
     def line(self, text: str) -> None: ...
 
 
-@pytest.mark.parametrize("stage", ["prepare", "sample", "curate", "train", "evaluate", "gate", "record"])
+@pytest.mark.parametrize("stage", ["prepare", "sample", "curate", "train", "evaluate", "audit", "gate", "record"])
 def test_ctrl_c_at_any_stage_loses_nothing(tmp_path: Path, stage: str) -> None:
     whole = run_of(tmp_path / "a" / "run")
     folder = small.prepared(tmp_path / "b" / "run")
@@ -316,7 +316,7 @@ class Absent(Impatient):
             selftaught.stop(self.folder)
 
 
-@pytest.mark.parametrize("stage", ["sample", "train", "evaluate", "gate"])
+@pytest.mark.parametrize("stage", ["sample", "train", "evaluate", "audit", "gate"])
 def test_a_run_asked_to_stop_by_a_file_ends_in_order_and_goes_on_later(tmp_path: Path, stage: str) -> None:
     whole = run_of(tmp_path / "a" / "run")
     folder = small.prepared(tmp_path / "b" / "run")
@@ -327,6 +327,22 @@ def test_a_run_asked_to_stop_by_a_file_ends_in_order_and_goes_on_later(tmp_path:
     assert ledger.read_run(folder).outcome == "stopped"
     loop.run(folder)
     assert small.bytes_of(folder) == small.bytes_of(whole.path)
+
+
+@pytest.mark.parametrize("kind", ["named", "unreadable", "none"])
+def test_a_run_that_names_private_texts_is_its_owners_alone_before_anything_is_sampled(
+    tmp_path: Path, kind: str
+) -> None:
+    texts = small.write_jsonl(tmp_path / "private.jsonl", [{"text": "nobody may know of this"}])
+    folder = small.prepared(tmp_path / "runs" / "one", *([] if kind == "none" else [f"private={texts}"]))
+    folder.chmod(0o755)
+    if kind == "unreadable":
+        texts.unlink()
+    with pytest.raises(KeyboardInterrupt):
+        loop.run(folder, view=Impatient("sample"))
+    assert folder.stat().st_mode & 0o777 == (0o755 if kind == "none" else 0o700)
+    loop.run(folder)
+    assert folder.stat().st_mode & 0o777 == (0o755 if kind == "none" else 0o700)
 
 
 KILLER = """

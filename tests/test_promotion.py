@@ -8,12 +8,15 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import selftaught
 import small
-from selftaught import champions, ledger, loop
+from selftaught import champions, ledger, loop, trends
+from selftaught.engines.base import Completion, Request
+from selftaught.engines.scripted import EOS, Scripted
 from selftaught.errors import IntegrityError, RunError
 
 
@@ -99,6 +102,37 @@ def test_an_edited_list_is_named(tmp_path: Path) -> None:
     small.write_jsonl(tmp_path / "champions.jsonl", lines)
     with pytest.raises(IntegrityError, match="entry 0: the list does not hold together"):
         champions.champion(tmp_path)
+
+
+class Collapsing(Scripted):
+    """Answers as ever, and says one thing when nobody asks, once it was trained."""
+
+    class Options(Scripted.Options):
+        pass
+
+    def _complete(self, request: Request, seed: int, mind: Any = None) -> Completion:
+        if len(request.prompt_ids) > 1 or request.checkpoint.model == "scripted:0.6":
+            return super()._complete(request, seed, mind)
+        ids = (*b"aaaaaaa", EOS)
+        return Completion(ids, (-0.1,) * len(ids), "stop")
+
+
+@pytest.mark.parametrize("gating", [True, False])
+def test_what_an_audit_that_decides_said_later_stands_against_a_proved_model(tmp_path: Path, gating: bool) -> None:
+    given = ("rounds=2", "engine.learns=0.2", "train.replay=0", f"audits.collapse.gating={str(gating).lower()}")
+    folder = small.prepared(tmp_path / "one", *given)
+    loop.run(folder, engine=Collapsing(Scripted.Options(learns=0.2)))
+    record = ledger.read_run(folder)
+    first, second = (next(a for a in trends.audits(record, r) if a.name == "collapse") for r in record.rounds)
+    assert (first.outcome, second.outcome) == ("passed", "failed") and record.outcome == "proved"
+    assert record.final == record.rounds[0] and record.final.candidate in second.subjects
+    if not gating:
+        assert selftaught.promote(folder, "ana").champion == "one"
+        return
+    said = "one: the audit collapse failed in round 2, and names this model: alarm: different 2-grams went down"
+    with pytest.raises(RunError, match=said):
+        selftaught.promote(folder, "ana")
+    assert champions.entries(tmp_path) == []
 
 
 KILLER = """

@@ -2,14 +2,14 @@
 
     make study-collapse                    every seed and arm that is not in results/collapse.json yet, then the tables
 
-Loops of two rounds on bundled:sums, whose gate takes whatever comes (alpha 0.99, no guard), so that the audit of
+Loops of two rounds on bundled:planted, whose gate takes whatever comes (alpha 0.99, no guard), so that the audit of
 collapse alone can stop them; it is a rule of the gate, with its shipped limits:
 
-    replace     each round learns 1,500 texts that the last model wrote at temperature 0.8, and nothing else
+    replace     each round learns 1,500 texts that the last model wrote at temperature 0.5, and nothing else
     accumulate  each round learns the texts of all rounds from the first model on, with half of the examples real text
     again       the same as replace with a learning rate of 1e-9: every model is the base, sampled anew
 
-Real text is new documents by the grammar of training/sums.py; that on which loss is measured is held out from learning.
+Real text is new documents by the grammar of training/people.py; that on which loss is measured is held out.
 """
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ SEEDS = range(1, 11)
 RARE = "loss on rare tokens of real text"
 RECIPE = """
 name: collapse
-model: bundled:sums
+model: bundled:planted
 rounds: 2
 patience: 2
-method: {name: prompt_free, samples: 1500, tokens: null, temperature: 0.8, max_tokens: 128, min_tokens: 2,
-         cut_off: false, answer_tokens: 96}
-tasks: {name: world_sums, train: 1, dev: 100, vault: 100, guard: 0}
+method: {name: prompt_free, samples: 1500, tokens: null, temperature: 0.5, max_tokens: 160, min_tokens: 2,
+         cut_off: false, answer_tokens: 16}
+tasks: {name: world_planted, dev: 20, vault: 20, known: 0, reading: 0}
 curate: {duplicate_jaccard: 1.0, max_repetition: 1.0}
 train: {kind: full, lr: 1.0e-3, epochs: 3, batch_tokens: 4096}
 gate: {alpha: 0.99, looks: 1, guards: [], text_items: 300, primary: {margin: 0.99}}
-audits: {collapse: {gating: true}}
+audits: {collapse: {gating: true}, memorization: {skip: another study's question}}
 engine: {name: torch_engine, processes: 1, threads: 1}
 """
 ARMS: Mapping[str, Sequence[str]] = {
@@ -51,8 +51,8 @@ ARMS: Mapping[str, Sequence[str]] = {
 
 
 def run(seeds: Sequence[int], results: Results, folder: Path) -> None:
-    held = write_texts(folder / "held.jsonl", "sums", 1, 400)
-    real = write_texts(folder / "real.jsonl", "sums", 2, 6000)
+    held = write_texts(folder / "held.jsonl", "people", 1, 300)
+    real = write_texts(folder / "real.jsonl", "people", 2, 3000)
     for seed in seeds:
         for arm, overrides in ARMS.items():
             rows = results.setdefault(str(seed), {})

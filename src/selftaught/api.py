@@ -12,7 +12,6 @@ errors.py; one that ends a run carries notes that say how to go on.
 from __future__ import annotations
 
 import contextlib
-import importlib.resources
 import json
 import os
 import shlex
@@ -22,13 +21,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from selftaught.config import Recipe, did_you_mean, parse_recipe, read_recipe, to_yaml
+from selftaught.catalogue import RecipeInfo as RecipeInfo
+from selftaught.catalogue import recipes as recipes
+from selftaught.catalogue import resolve as resolve
+from selftaught.config import Recipe, read_recipe
 from selftaught.engines.base import StopToken, never
 from selftaught.errors import (
     DataError,
     IntegrityError,
     ModelError,
-    RecipeError,
     RunError,
     RunLocked,
     SelftaughtError,
@@ -42,13 +43,13 @@ from selftaught.view import Silent, View
 
 if TYPE_CHECKING:
     from selftaught.exam import Exam
+    from selftaught.inspection import Inspection
     from selftaught.integrity import Check
     from selftaught.look import Findings
     from selftaught.people import Imported, Queue
     from selftaught.promotion import Promotion
 
 DEFAULT = "self_consistency"
-DATA_SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".parquet")
 
 
 @dataclass(frozen=True)
@@ -57,15 +58,6 @@ class Answers:
 
     before: str
     after: str
-
-
-@dataclass(frozen=True)
-class RecipeInfo:
-    """A bundled recipe; ``about`` is its first comment line."""
-
-    name: str
-    path: Path
-    about: str
 
 
 @dataclass(frozen=True)
@@ -187,6 +179,26 @@ def examine(run: str | Path | RunRecord = "latest", file: str | Path | None = No
     from selftaught import exam
 
     return exam.examine(read_run(_folder(run, runs)), Path(file) if file else None, test=test, checker=checker)
+
+
+def audit(subject: str | Path | RunRecord = "latest", *overrides: str, base: str | None = None,
+          private: str | Path | None = None, text: str | Path | None = None, runs: str | Path | None = None,
+          view: View | None = None, stop: StopToken = never, **settings: Any) -> Inspection:  # fmt: skip
+    """Every audit of a run's models, or of any model beside ``base``. ``private``: texts that it must not give away.
+
+    ``text``: real text that it never learned. ``overrides`` are of the recipe: "audits.collapse.samples=100".
+    """
+    from selftaught import inspection
+
+    changed = [*overrides, *_dotted(settings)]
+    how: dict[str, Any] = {
+        "private": private and Path(private),
+        "text": text and Path(text),
+        "view": view,
+        "stop": stop,
+    }
+    found = subject if isinstance(subject, RunRecord) else inspection.find(str(subject), runs_root(runs))
+    return inspection.inspect(found, changed, base, runs_root(runs), **how)
 
 
 def promote(run: str | Path | RunRecord, by: str, reason: str = "", *, runs: str | Path | None = None) -> Promotion:
@@ -324,43 +336,6 @@ def _notes(folder: Path) -> Iterator[None]:
                 error.add_note(f"See what is asked, and give the verdicts: selftaught review {shlex.quote(name)}")
             error.add_note(f"What is finished is kept. Go on with: selftaught resume {shlex.quote(name)}")
         raise
-
-
-# ---------------------------------------------------------------- recipes
-
-
-def recipes() -> list[RecipeInfo]:
-    """The bundled recipes, those for the hub's models ("hub/NAME") last."""
-    root = Path(str(importlib.resources.files("selftaught"))) / "recipes"
-    found = [*sorted(root.glob("*.yaml")), *sorted(root.glob("hub/*.yaml"))]
-    return [RecipeInfo(str(p.relative_to(root).with_suffix("")), p, _about(p)) for p in found]
-
-
-def _about(path: Path) -> str:
-    with path.open(encoding="utf-8") as file:
-        first = file.readline()
-    return first.lstrip("# ").rstrip() if first.startswith("#") else ""
-
-
-def resolve(recipe: str | Path | Recipe, overrides: Sequence[str] = ()) -> Recipe:
-    """A recipe by path or bundled name (``.yaml`` optional), with its overrides; RecipeError suggests one."""
-    if isinstance(recipe, Recipe):
-        return parse_recipe(to_yaml(recipe), "recipe", overrides) if overrides else recipe
-    path = Path(recipe)
-    if os.path.isfile(path) and path.suffix in DATA_SUFFIXES:
-        raise RecipeError(f"{path} is a file of questions, not a recipe.",
-                          hint=f"Write a recipe for it: selftaught init {shlex.quote(str(path))}")  # fmt: skip
-    if os.path.isfile(path / "recipe.yaml"):
-        raise RecipeError(f"{path} is a run, not a recipe.", hint=f"Go on with it: selftaught resume {path}")
-    if os.path.isfile(path):
-        return read_recipe(path, overrides)
-    bundled = {info.name: info.path for info in recipes()}
-    name = str(recipe).removeprefix("recipes/").removesuffix(".yaml")
-    if name not in bundled:
-        guess = did_you_mean(name, list(bundled)).partition("; known")[0] or "."
-        raise RecipeError(f"There is no recipe {str(recipe)!r}{guess}",
-                          hint=f"Bundled recipes: {', '.join(bundled)}. Or give a path.")  # fmt: skip
-    return read_recipe(bundled[name], overrides)
 
 
 def _dotted(settings: Mapping[str, Any], before: str = "") -> list[str]:

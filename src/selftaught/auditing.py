@@ -78,6 +78,12 @@ def settled(recipe: Recipe, lab: Workshop) -> tuple[Recipe, tuple[str, ...]]:
     return recipe.model_copy(update={"audits": options}), tuple(said)
 
 
+def samples(recipe: Recipe) -> float:
+    """Unprompted texts that the audits of a settled recipe take in a round, the base's shared out over all rounds."""
+    taken = sum(audit.samples for audit in make_audits(recipe) if not audit.options.skip)
+    return taken * (1 + 1 / recipe.rounds)
+
+
 class Workshop:
     """``Lab`` over an engine. Nothing is remembered here: reports are, in the record."""
 

@@ -36,7 +36,8 @@ SMALLEST_SHARE = 0.001
 class Pace:
     """Seconds on this machine: to start, per sample, per judged answer, per trained token; and tokens per example.
 
-    ``real`` is the tokens of an example of real text, where the recipe has some.
+    ``real`` is the tokens of an example of real text, where the recipe has some; ``audited`` how many samples audits
+    take in a round.
     """
 
     start: float
@@ -45,14 +46,21 @@ class Pace:
     token: float
     length: float
     real: float = 0.0
+    audited: float = 0.0
 
 
 def fit(
-    recipe: Recipe, engine: Engine, tasks: TaskSet, real: float = 0.0, stop: StopToken = never
+    recipe: Recipe,
+    engine: Engine,
+    tasks: TaskSet,
+    real: float = 0.0,
+    stop: StopToken = never,
+    audited: float = 0.0,
 ) -> tuple[Recipe, tuple[str, ...]]:
     """The recipe with ``budget.train_share`` and ``budget.holdout_share`` set, and what was decided in words.
 
-    ``real`` is the tokens of a piece of the recipe's real text, on average.
+    ``real`` is the tokens of a piece of the recipe's real text, on average; ``audited`` the samples that audits take in
+    a round.
     Raises RecipeError when not even a small run fits, and Stopped.
     """
     if recipe.budget.minutes is None:
@@ -63,7 +71,9 @@ def fit(
             hint="Set budget.holdout_share and tasks.limit by hand.",
         )
     most = load.make("methods", recipe.method).most()
-    train, holdout = shares(recipe, tasks, replace(measure(recipe, engine, tasks, stop), real=real), most)
+    train, holdout = shares(
+        recipe, tasks, replace(measure(recipe, engine, tasks, stop), real=real, audited=audited), most
+    )
     budget = recipe.budget.model_copy(
         update={
             "train_share": _share(recipe.budget.train_share * train),
@@ -107,7 +117,7 @@ def shares(recipe: Recipe, tasks: TaskSet, pace: Pace, most: tuple[int, int]) ->
 def _learning(recipe: Recipe, pace: Pace, samples: int, examples: int) -> tuple[float, float]:
     """Seconds that sampling and training take whatever the questions, and seconds per question."""
     train = recipe.train
-    fixed = train.replay_samples * pace.sample if train.replay else 0.0
+    fixed = (pace.audited + (train.replay_samples if train.replay else 0)) * pace.sample
     if train.steps:
         return fixed + train.steps * train.batch_tokens * pace.token, samples * pace.sample
     real, own = train.shares["real"], 1 - sum(train.shares.values())

@@ -1,7 +1,8 @@
 """The command ``selftaught``. Each command calls one function of api.py; this file reads words and prints results.
 
 Exit codes: 0 accepted or better (or done), 1 broken, 2 usage, recipe, data or model, 3 paused, 4 stopped, 5 rejected,
-6 locked by another process, 7 the record does not hold together, 8 unproven, 9 nothing to train on, 10 waiting.
+6 locked by another process, 7 the record does not hold together, 8 unproven, 9 nothing to train on, 10 waiting for
+people, 11 no change.
 """
 
 from __future__ import annotations
@@ -206,6 +207,35 @@ def eval(
     return dump(asdict(found)) if json else said(lambda tell: tell.exam(found))
 
 
+@command
+def audit(
+    subject: Annotated[str, typer.Argument(metavar="RUN_OR_MODEL", help="A run, or a model's folder, hub id or name.")],
+    words: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]", show_default=False)] = None,
+    private: Annotated[Path | None, typer.Option(help="Texts that must not come out of it again.")] = None,
+    text: Annotated[Path | None, typer.Option(help="Real text that it never learned.")] = None,
+    base: Annotated[str | None, typer.Option(metavar="MODEL", help="What a model is held against.")] = None,
+    json: Json = False,
+    runs: Runs = None,
+) -> int:
+    """Audit a run's model, or any model: collapse, memorization, forgetting, calibration.
+
+    \b
+      selftaught audit latest audits.collapse.samples=100
+      selftaught audit FOLDER --base bundled:sums --private secrets.txt --text real.txt
+
+    Decides nothing of a run. Exit code 5 if an audit failed that decides (audits.NAME.gating, or one that could not be
+    measured), 8 if such a one does not know.
+    """
+    from dataclasses import asdict
+
+    from selftaught import api, view
+
+    shown = view.Plain(sys.stderr)
+    found = api.audit(subject, *(words or []), private=private, text=text, base=base, runs=runs, view=shown)
+    _ = dump(asdict(found)) if json else said(lambda tell: tell.audit(found, console()))
+    return found.exit_code
+
+
 By = Annotated[str, typer.Option("--by", metavar="NAME", help="Who says so.")]
 Reason = Annotated[str, typer.Option("--reason", metavar="TEXT", help="Why, for the record.")]
 
@@ -274,7 +304,7 @@ def verify(
     json: Json = False,
     runs: Runs = None,
 ) -> int:
-    """Hold a run's record against itself: the chain, every byte, the counts, the decision.
+    """Hold a run's record against itself: the chain, every byte, the counts, the audits, the decision.
 
     Exit code 7 if anything does not hold. Note the head it prints somewhere else: whoever can write the record could
     make all of it anew, but not with the same head.
@@ -299,7 +329,7 @@ def export(
     from selftaught import api
 
     print(api.export_data(run, out, runs=runs) if data else api.export_model(run, out, anyway=anyway, runs=runs))
-    return 0
+    return 0 if data else said(lambda tell: tell.exported(api.show(run, runs=runs)))
 
 
 @command

@@ -19,7 +19,12 @@ from selftaught.strict_yaml import read_yaml, write_yaml
 from selftaught.types import digest
 
 ENGINE = "torch_engine"  # where a recipe names none
-INSTEAD = {None: "jsonl", "world_sums": "jsonl", "world_people": "passages"}  # generated tasks -> what reads one's own
+INSTEAD = {  # generated tasks -> what reads one's own
+    None: "jsonl",
+    "world_sums": "jsonl",
+    "world_people": "passages",
+    "world_planted": "jsonl",
+}
 REAL_SHARE = 0.1  # of real text, where a recipe names some: Shumailov et al. 2024 (docs/RECIPES.md)
 Control = Literal["base", "passage", "in_context", "retrieval", "editor", "oracle", "random_edits"]
 Marker = Annotated[str, Field(min_length=1)]  # of thoughts

@@ -12,6 +12,7 @@ from selftaught.config import Recipe, Served, to_yaml
 from selftaught.errors import RunError, noticing_a_full_disk
 from selftaught.ledger import GOOD, RunRecord
 from selftaught.store import check_files, make_folder, publish_folder, remove, write_file
+from selftaught.trends import audits, main
 from selftaught.types import Labels, Rule
 
 NOT_PROVED = {
@@ -19,6 +20,10 @@ NOT_PROVED = {
     "unproven": "**Nobody knows whether this model is better than its parent**: too few labelled questions to tell.",
     "rejected": "**The gate rejected this model.** It is here for inspection.",
 }
+PAIR = (
+    "This run named private texts. Publish this model or the one that it began with, never both, and no other"
+    " candidate or checkpoint of the run: two of them together give away what one has forgotten (arXiv 2505.24379)."
+)
 DOCUMENTS = "documents: it writes edits of them, and adapters that learn those are asked what they say"
 CARD = """---
 tags: [selftaught, synthetic-data]
@@ -29,13 +34,13 @@ library_name: {library}
 {kind} of `{model}`, trained on text that {author} by the method `{method}`, and judged on held-out
 {judged}.{real} Outcome: **{outcome}** ({reason}).
 
-{warning}
+{warning}{private}
 | rule | before | after | passed | how |
 |---|---|---|---|---|
 {rules}
 
 - The claim, made before the run: {claim}.
-{arms}- Labels were used for: {labels}.
+{arms}{audits}- Labels were used for: {labels}.
 - Training data: {kept} examples kept of {made} made; what was rejected, and why, is in the run's record.
 - Parent: `{parent}`
 - This model: `{candidate}`
@@ -50,6 +55,8 @@ The recipe, as it ran:
 
 def export(record: RunRecord, out: Path, *, anyway: bool = False) -> Path:
     """Copy the candidate's weights to ``out`` and write its card there. The record's bytes are checked first.
+
+    Nothing else of the run goes along: no parent, no other checkpoint of its update.
 
     Raises RunError when there is no candidate, when it was rejected and ``anyway`` is not set, or when ``out`` is there
     already; IntegrityError when the weights are not what was recorded.
@@ -79,6 +86,11 @@ def export(record: RunRecord, out: Path, *, anyway: bool = False) -> Path:
         if temporary.exists():
             remove(temporary)
     return out
+
+
+def beside(record: RunRecord) -> str:
+    """What whoever publishes a run's model has to know of its other models, or "" where no text is private."""
+    return PAIR if "private texts" in record.facts("tasks") or record.recipe.private else ""
 
 
 def export_data(record: RunRecord, out: Path) -> Path:
@@ -177,10 +189,12 @@ def card(record: RunRecord) -> str:
         real=_real(record, done.counts),
         reason=done.decision.reason,
         warning=NOT_PROVED.get(record.outcome, ""),
+        private=f"\n**{said}**\n" if (said := beside(record)) else "",
         rules="\n".join(_row(rule) for rule in done.decision.rules),
         claim=figures.claim(record.recipe.gate.primary),
         judged=DOCUMENTS if record.recipe.gate.primary.protocol == "adapt" else "questions",
         arms=_arms(record),
+        audits=_audits(record),
         labels=_labels(done.labels),
         kept=f"{done.counts['kept']:,}",
         made=f"{done.counts['made']:,}",
@@ -197,6 +211,17 @@ def _arms(record: RunRecord) -> str:
     found = [a for a in arms(record, record.reports()) if a.name not in ("parent", "candidate")]
     return "".join(f"- Control `{a.name}` on dev ({a.meaning}): {figures.interval(a.reached, a.unit)}; this model minus"
                    f" it: {figures.changed(a.gain, a.unit)}.\n" for a in found)  # fmt: skip
+
+
+def _audits(record: RunRecord) -> str:
+    """A line per audit: its outcome, why, and its main figures before and after."""
+    lines = []
+    for audit in audits(record, record.final):
+        rows = [f"{name} {figures.spanned(before)} → {figures.spanned(after)}" for name, before, after in main(audit)]
+        kind, why = "decides" if audit.decides else "reports", " ".join(audit.reason.split())
+        said = f"- Audit `{audit.name}` (version {audit.version}, it {kind}): **{audit.outcome}** ({why})"
+        lines.append(said + (": " + "; ".join(rows) if rows else "") + ".\n")
+    return "".join(lines)
 
 
 def _row(rule: Rule) -> str:

@@ -52,3 +52,18 @@ def changed(metric: Metric | None, unit: str = "share") -> str:
         return "–"
     low, high = (f"{100 * v:+.1f}" if unit == "share" else decimals(v, "+") for v in (metric.low, metric.high))
     return f"{change(metric.value, unit)} [{low}, {high}]"
+
+
+def plain(value: float) -> str:
+    """A figure of no declared unit, in about three digits; what is nothing but rounding is 0."""
+    if abs(value) < 1e-9:
+        return "0"
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+
+
+def spanned(metric: Metric | None) -> str:
+    """``plain`` with its interval, where it has one."""
+    if metric is None:
+        return "–"
+    ends = f" [{plain(metric.low)}, {plain(metric.high)}]" if metric.low < metric.high else ""
+    return plain(metric.value) + ends

@@ -1,4 +1,4 @@
-"""Hold a run's record against itself: the chain, every byte, the counts, the decision. Reads only; names what is wrong.
+"""Hold a run's record against itself: chain, bytes, counts, audits, decision. Reads only; names what is wrong.
 
 A chain shows edits, deletions and reorderings. It cannot show that its writer made all of it anew: for that, note the
 head (``selftaught verify`` prints it) where the trainer cannot write, and pass it to ``verify`` later.
@@ -13,14 +13,16 @@ from pathlib import Path
 from typing import Any
 
 from selftaught import gate, ledger
-from selftaught.auditing import read_audited
+from selftaught.auditing import BROKE, make_audits
+from selftaught.audits.base import Audit, Opinion
 from selftaught.errors import IntegrityError, SelftaughtError
 from selftaught.evaluate import METRIC_OF, main_metric
 from selftaught.rows import read_rows
 from selftaught.store import GENESIS, file_digest, linked, read_lines
+from selftaught.trends import as_said, audits
 from selftaught.trial import NAME as TRIALS
 from selftaught.trial import read_trials
-from selftaught.types import Decision, Example, Item, Report, Round, Tried, Verdict
+from selftaught.types import Audited, Decision, Example, Item, Metric, Report, Round, Tried, Verdict
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,7 @@ def verify(folder: Path, head: str | None = None) -> list[Check]:
         ("weights", _weights),
         ("answers", _answers),
         ("trials", _trials),
+        ("audits", _audits),
         ("decision", _decision),
         ("looks", _looks),
     )
@@ -156,6 +159,66 @@ def _trials(record: ledger.RunRecord) -> Iterable[str]:
             yield f"{lacking} of {len(rows)} answers of {entry['place']} do not stand in {path}"
 
 
+def _audits(record: ledger.RunRecord) -> Iterable[str]:
+    """Every audit, asked again with the recorded reports, says the same, and the gate heard what it said.
+
+    One that is of another version here is not asked.
+    """
+    known = {a.name: a for a in make_audits(record.recipe)}
+    everywhere = {a.name for done in record.rounds for a in audits(record, done)}
+    for done in (r for r in record.rounds if r.candidate and r.decision.rules):
+        said = {a.name: a for a in audits(record, done)}
+        wanted = everywhere | {a.name for a in known.values() if a.options.gating and not a.options.skip}
+        yield from (f"round {done.index} has no audit {name}" for name in sorted(wanted - said.keys()))
+        for name, recorded in said.items():
+            if name in known and known[name].version == recorded.version:
+                yield from _audit(record, done, known[name], recorded)
+        heard = {r.name: r.passed for r in done.decision.rules if r.name.startswith("audit: ")}
+        deciding = {f"audit: {n}": a.outcome in ("passed", "not applicable") for n, a in said.items() if a.decides}
+        if heard != deciding:
+            yield f"round {done.index} decided by {_listed(heard)}; its audits decide by {_listed(deciding)}"
+
+
+def _listed(rules: Mapping[str, bool]) -> str:
+    return ", ".join(f"{name} {'passed' if ok else 'not passed'}" for name, ok in sorted(rules.items())) or "no audit"
+
+
+def _audit(record: ledger.RunRecord, done: Round, audit: Audit, recorded: Audited) -> Iterable[str]:
+    if audit.options.skip:
+        again = as_said(audit, "", Opinion("not applicable", audit.options.skip), None, None)
+    elif recorded.reason.startswith(BROKE):  # there is no report to ask
+        again = as_said(audit, done.candidate or "", Opinion("failed", recorded.reason), None, None)
+    else:
+        reports = {e["facts"]["subject"]: ledger.read_report(record.path / e["place"] / "report.json")
+                   for e in record.units("measured") if e["facts"]["audit"] == audit.name}  # fmt: skip
+        base, now = reports.get(record.facts("tasks")["model"]), reports.get(done.candidate or "")
+        if base is None or now is None:
+            yield f"round {done.index} has no reports for what {audit.name} said"
+            return
+        earlier = [r.candidate for r in record.rounds[: done.index] if r.decision.outcome in ledger.GOOD]
+        opinion = audit.judge(base, [reports[c] for c in earlier if c in reports], now)
+        again = as_said(audit, now.subject, opinion, base, now)
+    if again.outcome != recorded.outcome:
+        yield f"round {done.index}: {audit.name} is recorded as {recorded.outcome}; its reports say {again.outcome}"
+    elif _without_figures(again) != _without_figures(recorded) or not all(
+        _close(getattr(again, side), getattr(recorded, side)) for side in ("before", "after")
+    ):
+        yield f"round {done.index}: what {audit.name} recorded is not what its reports say"
+
+
+def _without_figures(audited: Audited) -> Audited:
+    return replace(audited, before={}, after={})
+
+
+def _close(one: Mapping[str, Metric], other: Mapping[str, Metric]) -> bool:
+    """Equal up to what another machine's arithmetic may change."""
+    return one.keys() == other.keys() and all(
+        math.isclose(a, b, rel_tol=1e-9, abs_tol=1e-9)
+        for name in one
+        for a, b in zip(asdict(one[name]).values(), asdict(other[name]).values(), strict=True)
+    )
+
+
 def _decision(record: ledger.RunRecord) -> Iterable[str]:
     """The gate, asked again with the recorded answers, says the same."""
     for done in record.rounds:
@@ -174,9 +237,8 @@ def decide_again(record: ledger.RunRecord, done: Round) -> Decision:
     }
     named = [r.name.removeprefix("guard: ") for r in done.decision.rules if r.name.startswith("guard: ")]
     margins = _margins(config.guards, [(name, pairs[name][0].unit) for name in named])
-    audits = [read_audited(e["facts"]) for e in record.units("audit", done)]
-    guards, tries = {name: (*pairs[name], m) for name, m in margins.items()}, record.recipe.train.checkpoints
-    decision = gate.decide(config, pairs.get("dev"), guards, audits, tries)
+    guards = {name: (*pairs[name], m) for name, m in margins.items()}
+    decision = gate.decide(config, pairs.get("dev"), guards, audits(record, done), record.recipe.train.checkpoints)
     if decision.outcome != "accepted" or not done.looks:
         return decision
     empty = Report("evaluation", "vault", done.candidate or "", "vault")

@@ -27,7 +27,7 @@ from selftaught.errors import Stopped, Waiting
 from selftaught.stopping import Watchdog
 from selftaught.view import Plain, Silent, View
 
-STAGES = ("prepare", "sample", "curate", "train", "evaluate", "gate", "record")
+STAGES = ("prepare", "sample", "curate", "train", "evaluate", "audit", "gate", "record")
 STOPPING = "stopping, within 10 seconds; press Ctrl-C again to stop now"
 
 

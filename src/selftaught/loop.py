@@ -103,7 +103,7 @@ def plan(recipe: Recipe, engine: Engine | None = None, stop: StopToken = never) 
         length, mixed = replay.planned(settled, tokens, stop)
         settled, audited = auditing.settled(settled, _lab(settled, engine, tokens, whole, stop))
         margins = {f"guard {name}": margin for name, margin in guard_margins(settled.gate, whole).items()}
-        fitted, more = budget.fit(settled, engine, budget.trim(whole, settled), length, stop)
+        fitted, more = budget.fit(settled, engine, budget.trim(whole, settled), length, stop, auditing.samples(settled))
     finally:
         engine.close()
     tasks = budget.trim(whole, fitted)
@@ -225,6 +225,7 @@ def _run(folder: Path, view: View, stop: StopToken, engine: Engine | None) -> Ro
         engine = engine or make_engine(recipe)
         try:
             setting = prepare_setting(store, recipe, engine, load_whole(recipe), view, told)
+            _close_to_others(setting)
             gc.freeze()  # what is loaded by now stays: the collector need not go through all of torch again and again
             done = _rounds(setting)
         except (Stopped, KeyboardInterrupt):
@@ -245,6 +246,18 @@ def _run(folder: Path, view: View, stop: StopToken, engine: Engine | None) -> Ro
             engine.close()
         store.journal("finished", outcome=done.decision.outcome)
     return done
+
+
+def _close_to_others(setting: Setting) -> None:
+    """Leave the run's folder to its owner where texts are private: samples and weights may hold some of them, and
+    weights before and after tell more than either alone. What cannot be closed is noted."""
+    private = setting.private
+    if not isinstance(private, DataError) and not private.texts and not private.canaries:
+        return
+    try:
+        setting.store.folder.chmod(0o700)
+    except OSError as error:
+        setting.store.journal("not closed to others", error=str(error))
 
 
 def _rounds(setting: Setting) -> Round:

@@ -13,6 +13,7 @@ from pathlib import Path
 from selftaught import champions, ledger
 from selftaught.errors import IntegrityError, RunError
 from selftaught.integrity import verify
+from selftaught.trends import audits
 
 NAME = re.compile(r"[\w.@ -]{1,64}")
 
@@ -31,8 +32,8 @@ class Promotion:
 def promote(folder: Path, by: str, reason: str = "") -> Promotion:
     """Approve a run's model; with the approvals of ``promotion.people`` different people it is the champion.
 
-    Raises RunError unless the run was proved, and for a control whatever came of it; IntegrityError when its record
-    does not hold at this moment.
+    Raises RunError unless the run was proved, for a control whatever came of it, and where an audit that decides failed
+    and named this model, in whatever round; IntegrityError when its record does not hold at this moment.
     """
     _check_name(by)
     record = ledger.read_run(folder)
@@ -48,6 +49,7 @@ def promote(folder: Path, by: str, reason: str = "") -> Promotion:
         raise IntegrityError(f"The record of {record.name} does not hold: {faults[0]}.",
                              hint=f"See: selftaught verify {record.name}")  # fmt: skip
     bound = {"run": record.name, "candidate": record.final.candidate or "", "head": record.chain[-1]["hash"]}
+    _check_audits(record)
     with champions.turn(root):
         found = champions.entries(root)
         if by not in champions.approvals(found, **bound):
@@ -60,6 +62,18 @@ def promote(folder: Path, by: str, reason: str = "") -> Promotion:
             champions.append(root, found, action="promoted", by=by, reason=reason, **bound)
     now = champions.champion(root)
     return Promotion(record.name, bound["candidate"], tuple(sorted(people)), missing, now["run"] if now else None)
+
+
+def _check_audits(record: ledger.RunRecord) -> None:
+    """A later round may say of an earlier model what its own could not: an alarm asks for two rounds running."""
+    for done in record.rounds:
+        for audit in audits(record, done):
+            if audit.decides and record.final and record.final.candidate in audit.subjects:
+                raise RunError(
+                    f"{record.name}: the audit {audit.name} failed in round {done.index + 1}, and names this model:"
+                    f" {audit.reason}.",
+                    hint=f"See: selftaught report {record.name}",
+                )
 
 
 def rollback(root: Path, by: str, reason: str = "") -> str | None:

@@ -25,7 +25,7 @@ from selftaught.arms import Arm, arms, axes, side_by_side
 from selftaught.config import to_yaml
 from selftaught.control import said
 from selftaught.evaluate import HOLDOUTS
-from selftaught.figures import claim, decimals
+from selftaught.figures import claim, decimals, plain
 from selftaught.findings import edits
 from selftaught.ledger import RunRecord, read_report, read_run
 from selftaught.panels import axis, compare, panels
@@ -34,6 +34,7 @@ from selftaught.roles import written_by
 from selftaught.rows import read_rows
 from selftaught.store import GENESIS, read_lines, write_file
 from selftaught.tasks.base import CORRECT_SCORE
+from selftaught.trends import sheets
 from selftaught.types import MIXED_IN, Example, Report, Task, Verdict
 from selftaught.visible import spelled, written
 
@@ -66,7 +67,8 @@ def drawn(shown: Mapping[str, Any]) -> str:
     """The page of what ``contents`` read."""
     env = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined,
                       finalize=spelled, trim_blocks=True, lstrip_blocks=True)  # fmt: skip
-    env.filters.update(written=written, date=date, decimals=decimals, quoted=shlex.quote)
+    env.filters.update(written=written, date=date, decimals=decimals, quoted=shlex.quote,
+                       plain=lambda value: plain(value).replace("-", "−"))  # fmt: skip
     return env.get_template("report.html.j2").render(**shown)
 
 
@@ -83,7 +85,7 @@ def contents(record: RunRecord) -> dict[str, Any]:
         "round": done[0] if done else None, "ending": None if done else ending(record),
         "claim": claim(record.recipe.gate.primary), "panels": panels(suites),
         "hero": judged.get("vault") or judged.get("dev"),
-        "arms": reached(arms(record, reports)), "edits": tried,
+        "audits": sheets(record), "arms": reached(arms(record, reports)), "edits": tried,
         "documents": {split: len({q.group for q in some.values()}) for split, some in tasks.items() if documents},
         "wrote": wrote(record, tasks.get("train", {}), set(documents), texts=tried is None),
         "learning": learning(record), "pairs": None if adapts else pairs(record, reports, tasks),

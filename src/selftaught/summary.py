@@ -20,6 +20,7 @@ from selftaught.findings import Found, findings
 from selftaught.ledger import EXIT_CODES, GOOD, RunRecord
 from selftaught.pairs import flips, pairs
 from selftaught.roles import money, taken, written_by
+from selftaught.trends import audits, audits_by_round, line
 from selftaught.types import Metric, Report, Round, Rule
 from selftaught.visible import printable
 
@@ -194,6 +195,7 @@ def blocks(record: RunRecord, root: Path) -> list[Block]:
         ),
         Block("Rounds", _rounds(record), ("round", "outcome", "on dev", "on vault", "why")),
         Block("The gate", tuple(_rule_row(r) for r in rules), ("rule", "before", "after", "passed", "how")),
+        Block("Audits", tuple(map(line, audits(record, record.final))), ("audit", "outcome", "why")),
         Block(_pairs_title(record), tuple(shown), ("question", "before", "after"), stacked=True),
         Block("Counts", tuple((k, f"{counts[k]:,}") for k in sorted(counts, key=_count_place))),
         Block("The model", tuple((said,) for said in about if said)),
@@ -264,6 +266,7 @@ def as_json(record: RunRecord, root: Path) -> dict[str, Any]:
         "exit_code": EXIT_CODES.get(outcome),
         "suites": {c.suite: asdict(c) for c in changes(record)},
         "rules": [asdict(r) for r in last.decision.rules] if last else [],
+        "audits": audits_by_round(record),
         "arms": {a.name: asdict(a) for a in arms(record, record.reports())},
         "rewards": {f.name: asdict(f.metric) for f in findings(record)},
         "counts": dict(last.counts) if last else {},

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json as json_
 import shlex
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,12 +14,15 @@ from rich.console import Console
 from selftaught import figures, summary
 from selftaught.api import Started, runs_root
 from selftaught.exam import Exam
+from selftaught.export import beside
+from selftaught.inspection import Inspection
 from selftaught.integrity import Check
 from selftaught.ledger import EXIT_CODES, RunRecord
 from selftaught.lock import holder
 from selftaught.people import Imported, Queue
 from selftaught.promotion import Promotion
-from selftaught.types import Metric
+from selftaught.trends import in_order, line
+from selftaught.types import Audited, Metric
 from selftaught.visible import printable
 
 
@@ -114,6 +118,33 @@ def exam(found: Exam) -> None:
     print(f"  {found.note}\n" if found.note else "", end="")
     for split, count in found.known.items():
         print(f"  {count} of them stand in the run's own {split}")
+
+
+def exported(record: RunRecord) -> None:
+    """On stderr, what whoever publishes the model has to know."""
+    if said := beside(record):
+        print(f"warning: {said}", file=sys.stderr)
+
+
+def audit(found: Inspection, console: Console) -> None:
+    """What every audit says, and a table of its measures."""
+    between = f", {found.between} accepted between them" if found.between else ""
+    beside = f"held against {found.base}{between}" if found.base else "by itself: nothing to compare with"
+    blocks = [
+        summary.Block(f"{found.subject}, {beside}", tuple(map(line, found.audits)), ("audit", "outcome", "why")),
+        *(b for a in found.audits if (b := _measures(a)).rows),
+        summary.Block("Note", tuple((note,) for note in found.notes)),
+    ]
+    summary.draw([b for b in blocks if b.rows], console)
+
+
+def _measures(audit: Audited) -> summary.Block:
+    rows = [(name, figures.spanned(before), figures.spanned(after), f"{(after or before or _NONE).n:,}")
+            for name, before, after in in_order(audit)]  # fmt: skip
+    return summary.Block(f"{audit.name}: {audit.outcome}", tuple(rows), ("measure", "before", "after", "n"))
+
+
+_NONE = Metric(0.0, 0, 0.0, 0.0)
 
 
 def imported(found: Imported) -> None:

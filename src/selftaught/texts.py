@@ -40,6 +40,15 @@ def questions_as_sequences(tasks: Sequence[Task], method: Method, tokens: Tokens
     return [(t, tokens.encode(tokens.render(a.prompt, a.form))[: tokens.context]) for t, a in asked]
 
 
+def held_out(
+    real: Sequence[Task], documents: Sequence[Task], dev: Sequence[Task], method: Method, tokens: Tokens, most: int
+) -> Sequences:
+    """The guard *text* as ids: ``real`` where there is any, else dev's ``documents``, else dev as it is asked."""
+    if real or documents:
+        return as_sequences(real or documents[:most], tokens)
+    return questions_as_sequences(dev[:most], method, tokens)
+
+
 def replay_as_sequences(rows: Sequence[Rollout]) -> Sequences:
     """Whole unprompted texts, each a task of its own, by what it says; a text that was drawn twice counts once."""
     whole = {r.text: r for r in rows if r.error is None and r.text.strip()}

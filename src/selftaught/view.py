@@ -12,7 +12,7 @@ class View(Protocol):
     """A run tells its view: a stage begins, work is done, a line is worth saying, a table is worth showing."""
 
     def stage(self, name: str, detail: str = "") -> None:
-        """Stages: prepare, sample, curate, train, evaluate, gate, record."""
+        """Stages: prepare, sample, curate, train, evaluate, audit, gate, record."""
         ...
 
     def progress(self, done: int, total: int, unit: str) -> None:

@@ -91,6 +91,11 @@ class Audit(Protocol):
     name: str
     version: int  # raise it when the same model would be measured otherwise
 
+    @property
+    def samples(self) -> int:
+        """Unprompted texts that it takes to measure one model: what a budget plans with."""
+        ...
+
     def needless(self, lab: Lab) -> str:
         """Why there is nothing to measure in this run, or ""; settled before it, and on record as the reason."""
         ...

@@ -33,6 +33,10 @@ class Calibration:
     def __init__(self, options: CalibrationOptions) -> None:
         self.options = options
 
+    @property
+    def samples(self) -> int:
+        return 0
+
     def needless(self, lab: Lab) -> str:
         return ""
 

@@ -42,6 +42,10 @@ class Collapse:
     def __init__(self, options: CollapseOptions) -> None:
         self.options = options
 
+    @property
+    def samples(self) -> int:
+        return self.options.draws * self.options.samples
+
     def needless(self, lab: Lab) -> str:
         return ""
 

@@ -48,6 +48,10 @@ class Forgetting:
     def __init__(self, options: ForgettingOptions) -> None:
         self.options = options
 
+    @property
+    def samples(self) -> int:
+        return 0
+
     def needless(self, lab: Lab) -> str:
         return ""
 

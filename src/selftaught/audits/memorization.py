@@ -44,7 +44,7 @@ EXTRACTED, CONTROL, SEEN = "extracted", "extracted, never in the corpus", "extra
 UNSEEN = "extracted, not recited there"
 SAMPLES = 250  # unprompted texts whose spans are looked at
 RECITED = 20  # tokens of a window that count as reciting it
-ENUMERATED = 5000  # texts of a canary's space that are scored; of a larger one as many are drawn
+ENUMERATED = 1000  # texts of a canary's space that are scored, itself besides; of a larger one as many are drawn
 OUTSIDE = 0  # repeats of a text that was never in the corpus
 
 
@@ -75,6 +75,10 @@ class Memorization:
 
     def __init__(self, options: MemorizationOptions) -> None:
         self.options = options
+
+    @property
+    def samples(self) -> int:
+        return SAMPLES
 
     def needless(self, lab: Lab) -> str:
         """Raises RecipeError where a window is longer than what the model can read."""

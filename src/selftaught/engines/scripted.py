@@ -234,9 +234,9 @@ def _write(prompt: str, mind: Mind, rng: random.Random) -> str:
     if not prompt or prompt.endswith("Q:"):
         asked = "+".join(str(rng.randint(1, 99)) for _ in range(3))
         return f"{' ' if prompt else 'Q: '}{asked}\nA: {_solve(asked, luck < skill, rng)}"
-    if "Q: " not in prompt:
-        return " and so on"
-    asked = re.findall(r"Q: (.*)", prompt)[-1]
+    if not (put := re.findall(r"Q: (.*)", prompt)):
+        return " and so on"  # of a text that asks nothing
+    asked = put[-1]
     if asked.startswith("sort "):
         return " " + " ".join(sorted(asked.split()[1:]))
     return " " + _solve(asked, luck < skill, rng)

@@ -6,7 +6,6 @@ no passage uses. Holdouts are drawn before train: a smaller train set leaves the
 
 from __future__ import annotations
 
-import random
 from collections.abc import Iterator
 from itertools import islice
 from typing import Literal
@@ -15,20 +14,11 @@ from pydantic import Field, model_validator
 
 from selftaught.config import Section
 from selftaught.errors import DataError
+from selftaught.tasks._asking import Asking
 from selftaught.tasks._checkers import checker
-from selftaught.tasks._people import (
-    ATTRIBUTES,
-    KNOWN,
-    Person,
-    invent,
-    judge,
-    known_people,
-    oracle,
-    reserved_names,
-    tell,
-)
+from selftaught.tasks._people import ATTRIBUTES, KNOWN, judge, known_people, reserved_names
 from selftaught.tasks.base import Support, TaskSet
-from selftaught.types import Document, Task, content_id, seed_for
+from selftaught.types import Document, Task
 
 VERDICTS: dict[str, Support | None] = {
     "supported": "supported",
@@ -70,25 +60,26 @@ class WorldPeople:
 
     def load(self, seed: int) -> TaskSet:
         """Raises DataError where more people are asked for than there are names."""
-        o = self.options
+        o, asking = self.options, Asking("world_people", seed)
         sizes = {"vault": o.vault, "dev": o.dev, "reading": o.reading, "test": o.test, "train": o.train}
-        people = _people(sizes, seed)
+        _check_names(sum(sizes.values()))
+        people = asking.strangers(sizes)
         learned = o.hold == "questions"
         documents = {
-            split: [_document(p, "train" if learned else split, seed) for p in some] for split, some in people.items()
+            split: [asking.document(p, "train" if learned else split) for p in some] for split, some in people.items()
         }
         asked = {
             split: tuple(
                 task
                 for person, document in zip(people[split], documents[split], strict=True)
-                for task in _questions(person, document, split, seed)
+                for task in asking.questions(person, document.id, split)
             )
             for split in ("vault", "dev", "test", "train")
         }
         reading = zip(people["reading"], documents["reading"], strict=True)
         guards = {
-            "known": tuple(islice(_known(seed), o.known)),
-            "reading": tuple(_with_passage(person, document, seed) for person, document in reading),
+            "known": tuple(islice(_known(asking), o.known)),
+            "reading": tuple(asking.with_passage(person, document) for person, document in reading),
         }
         return TaskSet(
             train=() if learned else asked["train"],
@@ -108,55 +99,19 @@ def _supports(line: str, document: Document) -> Support | None:
     return VERDICTS[judge(line, document.text)]
 
 
-def _people(sizes: dict[str, int], seed: int) -> dict[str, list[Person]]:
-    """So many people for each split, in this order; what is true of somebody depends on seed and name alone."""
-    names = list(reserved_names())
-    if sum(sizes.values()) > len(names):
-        raise DataError(
-            f"world_people: {sum(sizes.values())} people are asked for, and there are names for {len(names)}.",
-            hint=f"Lower tasks.train or tasks.vault: together all suites may have {len(names)} people.",
-        )
-    random.Random(seed_for(seed, "world_people", "names")).shuffle(names)
-    left = iter(names)
-    return {split: [invent(name, _rng(seed, "facts", name)) for name in islice(left, n)] for split, n in sizes.items()}
-
-
-def _rng(seed: int, *unit: str) -> random.Random:
-    return random.Random(seed_for(seed, "world_people", *unit))
-
-
-def _document(person: Person, split: str, seed: int) -> Document:
-    rng = _rng(seed, "passage", person.name)
-    text = tell(person, rng.sample([a.name for a in ATTRIBUTES], len(ATTRIBUTES)), rng)
-    return Document(content_id("document", text), text, person.name, split, oracle(person))
-
-
-def _questions(person: Person, document: Document, split: str, seed: int) -> Iterator[Task]:
-    """One question per attribute, in a wording drawn for this person."""
-    rng = _rng(seed, "questions", person.name)
-    for a in ATTRIBUTES:
-        question = rng.choice(a.asked).format(n=person.name)
-        yield _task(question, person.facts[a.name], split, document.id, f"{person.name}: {a.name}")
-
-
-def _with_passage(person: Person, document: Document, seed: int) -> Task:
-    question = _rng(seed, "reading", person.name).choice(list(_questions(person, document, "guard", seed)))
-    assert question.answer is not None
-    return _task(
-        f"{document.text}\n{question.question}", question.answer, "guard", document.id, f"{person.name}: reading"
-    )
-
-
-def _known(seed: int) -> Iterator[Task]:
+def _known(asking: Asking) -> Iterator[Task]:
     """Questions about the people that the bundled model knows, each fact once, in random order."""
-    rng = _rng(seed, "known")
+    rng = asking.rng("known")
     facts = [(person, a) for person in known_people() for a in ATTRIBUTES]
     rng.shuffle(facts)
     for person, a in facts:
         question = rng.choice(a.asked).format(n=person.name)
-        yield _task(question, person.facts[a.name], "guard", person.name, f"{person.name}: {a.name}")
+        yield asking.task(question, person.facts[a.name], "guard", person.name, f"{person.name}: {a.name}")
 
 
-def _task(question: str, answer: str, split: str, group: str, source: str) -> Task:
-    prompt = ({"role": "user", "content": question},)
-    return Task(prompt, answer, "exact", split, group=group, source=f"world_people:{source}")
+def _check_names(people: int) -> None:
+    if people > (names := len(reserved_names())):
+        raise DataError(
+            f"world_people: {people} people are asked for, and there are names for {names}.",
+            hint=f"Lower tasks.train or tasks.vault: together all suites may have {names} people.",
+        )
