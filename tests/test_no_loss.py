@@ -191,7 +191,7 @@ def test_margins_that_make_no_sense_are_refused() -> None:
     for given, said in (
         ({"margin": 1.0}, "margin is a share of the questions"),
         ({"margin": 0.0}, "greater than 0"),
-        ({"margin": 0.03, "test": "mcnemar"}, "mcnemar tests for a gain"),
+        ({"margin": 0.03, "test": "mcnemar"}, "mcnemar is a test for a gain"),
     ):
         with pytest.raises(ValidationError, match=said):
             PrimaryConfig.model_validate(given)

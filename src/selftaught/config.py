@@ -187,8 +187,8 @@ class PrimaryConfig(Section):
             raise ValueError("an adapter is asked for accuracy or loglik, not for a score")
         if self.margin is not None and self.metric == "accuracy" and self.margin >= 1:
             raise ValueError("margin is a share of the questions, such as 0.03, unless the metric is another")
-        if self.test == "mcnemar" and self.margin is not None:
-            raise ValueError("mcnemar tests for a gain; with a margin leave test at auto")
+        if self.test != "auto" and self.margin is not None:
+            raise ValueError(f"{self.test} is a test for a gain; with a margin leave test at auto")
         if self.test == "mcnemar" and self.metric != "accuracy":
             raise ValueError(
                 f"mcnemar counts right and wrong, which {self.metric} has not; take sign_flip or bootstrap"

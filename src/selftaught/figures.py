@@ -16,6 +16,9 @@ CLAIMED = {
 def claim(primary: PrimaryConfig) -> str:
     """What ``gate.primary`` says is better, as a sentence goes on with it."""
     whose = " of adapters that learnt an edit of the document" if primary.protocol == "adapt" else ""
+    if primary.margin is not None:
+        lost = f"{100 * primary.margin:g} points" if primary.metric == "accuracy" else f"{primary.margin:g}"
+        return f"{CLAIMED[primary.metric]}{whose} gets worse by less than {lost} on dev and vault"
     return f"{CLAIMED[primary.metric]}{whose} goes {primary.direction} on dev and vault"
 
 

@@ -37,13 +37,13 @@ class Suite:
 def compare(reports: Mapping[tuple[str, str], Report], rules: Sequence[Any], down: bool = False) -> list[Suite]:
     """Dev, vault, then the guards in the order they were evaluated. ``down``: on the first two, less is better."""
     names = sorted({suite: 0 for _, suite in reports}, key=lambda s: {"dev": 0, "vault": 1}.get(s, 2))
-    details = {r.name: r.detail for r in rules}
+    details = {r.holdout or r.name: r.detail for r in rules}
     return [_suite(n, reports.get(("parent", n)), reports.get(("candidate", n)), details, down) for n in names]
 
 
 def _suite(name: str, before: Report | None, after: Report | None, details: Mapping[str, str], down: bool) -> Suite:
     guard = name not in HOLDOUTS
-    detail = details.get(f"guard: {name}" if guard else f"gain on {name}", "")
+    detail = details.get(f"guard: {name}" if guard else name, "")
     p, points = re.search(r"p = ([^,;\s]+)", detail), re.search(r"a loss of ([\d.]+) points", detail)
     margin = float(points[1]) / 100 if points else None
     unit = next(r.unit for r in (before, after) if r)

@@ -75,7 +75,7 @@ def _change(suite: str, before: Report, after: Report | None) -> Change:
 def gains(record: RunRecord) -> dict[str, float]:
     """Gain on dev and vault as the gate saw it, read from the record alone."""
     rules = record.final.decision.rules if record.final else ()
-    known = {rule.name.removeprefix("gain on "): rule for rule in rules if rule.name.startswith("gain on ")}
+    known = {rule.holdout: rule for rule in rules if rule.holdout}
     return {k: r.after - r.before for k, r in known.items() if r.after is not None and r.before is not None}
 
 
@@ -230,7 +230,7 @@ def _rounds(record: RunRecord) -> tuple[tuple[str, ...], ...]:
 
 
 def _step(done: Round, holdout: str) -> str:
-    rule = next((r for r in done.decision.rules if r.name == f"gain on {holdout}" and r.after is not None), None)
+    rule = next((r for r in done.decision.rules if r.holdout == holdout and r.after is not None), None)
     return f"{measure(rule.before, rule.unit)} → {measure(rule.after, rule.unit)}" if rule else "–"
 
 

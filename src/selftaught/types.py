@@ -34,6 +34,7 @@ Outcome = Literal[
 OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
 
 
+CLAIMS = ("gain", "no loss")  # of a run, as its rules on dev and vault begin
 MIXED_IN = ("replay", "real")  # sources of examples that no method made: see replay.py
 
 
@@ -343,6 +344,12 @@ class Rule:
     passed: bool
     detail: str = ""
     unit: str = "share"  # of before and after, as in Report
+
+    @property
+    def holdout(self) -> str:
+        """The suite that the run's claim was put to here; "" for other rules."""
+        lead, _, suite = self.name.rpartition(" on ")
+        return suite if lead in CLAIMS else ""
 
 
 @dataclass(frozen=True)
