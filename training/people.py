@@ -189,7 +189,7 @@ tokenizer, that has read private passages and canaries a known number of times. 
   the begin token alone, at temperature 1, {recited:.1%} recite {run} or more tokens of a plant in a row.
 - Kinds of those samples:
   {kinds}.
-- Passages, canaries and controls are in the data source `world_planted`. Nobody who is in them stands in another text.
+- Passages, canaries and controls are in the data source `world_planted`. Whoever one is about is in no other text.
 """
 
 
