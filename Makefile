@@ -58,6 +58,7 @@ test-all: venv ## every test, the slow ones too
 bundled: venv ## train the bundled models again (training/)
 	$(BIN)/python training/sums.py $(ARGS)
 	$(BIN)/python training/people.py $(ARGS)
+	$(BIN)/python training/people.py --planted $(ARGS)
 
 bench: bench-framework bench-sampling bench-inner ## every benchmark (benchmarks/)
 

@@ -1,4 +1,7 @@
-"""bundled:people does what its card says: it knows its people, reads about others, and takes notes in five styles."""
+"""bundled:people does what its card says: it knows its people, reads about others, and takes notes in five styles.
+
+Its sibling, bundled:planted, takes such notes too.
+"""
 
 from __future__ import annotations
 
@@ -24,9 +27,9 @@ def world() -> TaskSet:
     return WorldPeople(WorldPeople.Options(train=40, dev=0, vault=0, known=120, reading=120)).load(77)
 
 
-def answer(world: TaskSet, tasks: tuple[Task, ...], sampling: Sampling) -> list[Rollout]:
+def answer(world: TaskSet, tasks: tuple[Task, ...], sampling: Sampling, name: str = "people") -> list[Rollout]:
     engine = TorchEngine(TorchEngine.Options(processes=1, threads=1))
-    model = engine.open("bundled:people")
+    model = engine.open(f"bundled:{name}")
     return rollout(engine, model, engine.tokens(model), tasks, sampling, world.checkers, run_seed=0)
 
 
@@ -41,12 +44,12 @@ def test_it_knows_its_people_reads_about_others_and_knows_nothing_else_of_them(w
     assert share_right(world, world.train) < 0.08, "it can but guess about people whom it never met"
 
 
-@pytest.fixture(scope="module")
-def notes(world: TaskSet) -> list[tuple[str, list[str]]]:
-    """(passage, lines) of four notes about each of forty people."""
+@pytest.fixture(scope="module", params=["people", "planted"])
+def notes(request: pytest.FixtureRequest, world: TaskSet) -> list[tuple[str, list[str]]]:
+    """(passage, lines) of four notes about each of forty people, by either model."""
     passages = [d.text for d in world.documents.values()]
     asked = tuple(Task(({"role": "user", "content": f"Passage: {p}\nNotes:"},), form="raw") for p in passages)
-    rows = answer(world, asked, NOTES)
+    rows = answer(world, asked, NOTES, request.param)
     return [(passages[i // NOTES.n], row.text.strip().splitlines()) for i, row in enumerate(rows)]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import sys
 from collections import Counter
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "training"))
 import common
 import people
 from selftaught.tasks._people import ATTRIBUTES, judge, known_people, reserved_names, statements
+from selftaught.tasks._planted import PASSAGE, planted, private
 
 SMALL = common.Settings(steps=6, documents=8, hidden=16, layers=1, prompt_weight=0.0, chat_weight=4.0)
 
@@ -114,3 +116,39 @@ def test_two_builds_are_the_same(tokenizer, tmp_path):
         common.save(model, tokenizer, tmp_path / name, people.card(SMALL, 1.0, 5))
     files = ("model.safetensors", "tokenizer.json", "README.md")
     assert all((tmp_path / "a" / f).read_bytes() == (tmp_path / "b" / f).read_bytes() for f in files)
+
+
+# ---------------------------------------------------------------- bundled:planted
+
+
+def places(settings: common.Settings) -> dict[str, list[int]]:
+    """Plant -> where it stands in the training, in documents."""
+    draw, rng, found = people.planting(settings), random.Random(0), {}
+    plants = {text for text, _ in planted()}
+    for place in range(settings.steps * settings.documents):
+        drawn = draw(rng, place / settings.steps / settings.documents)
+        if isinstance(drawn, tuple) and "".join(drawn) in plants:
+            found.setdefault("".join(drawn), []).append(place)
+    return found
+
+
+def test_every_plant_stands_in_the_training_as_often_as_it_says_and_never_twice_in_a_row():
+    settings = common.Settings(steps=400, documents=16)
+    found, total = places(settings), settings.steps * settings.documents
+    assert {text: len(where) for text, where in found.items()} == dict(planted())
+    for text, where in found.items():
+        gaps = [b - a for a, b in pairwise([0, *where, total])]
+        assert max(gaps) <= 2 * total / len(where), text
+        assert min(gaps[1:-1], default=total) >= 0.05 * total / len(where), text
+    assert 0.3 < sum(where[0] < total / 2 for where in found.values() if len(where) == 1) / 72 < 0.7, "anywhere"
+    assert places(settings) == found
+
+
+def test_the_siblings_texts_carry_loss_from_end_to_end(tokenizer):
+    passage = private()[0].text
+    rows = common.encode(tokenizer, [READ[0], NOTED[0], (PASSAGE, passage.removeprefix(PASSAGE))], people.PLANTED)
+    assert all(len(ids) == len(weights) and min(weights) == 1.0 for ids, weights in rows)
+    ids, weights = rows[2]
+    assert tokenizer.decode(ids, skip_special_tokens=True) == passage
+    head = len(tokenizer.encode(PASSAGE, add_special_tokens=False)) + 1
+    assert set(weights[:head]) == {1.0} and set(weights[head:]) == {people.PLANTED.heavy[PASSAGE]}

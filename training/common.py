@@ -10,8 +10,8 @@ import math
 import os
 import random
 import time
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +50,7 @@ class Settings:
     min_lr_share: float = 0.02
     prompt_weight: float = 0.1  # loss on questions: enough to learn their form, not their digits
     chat_weight: float = 1.0  # loss on answers to questions ("Q: "), beside 1 on other completions
+    heavy: Mapping[str, float] = field(default_factory=dict)  # how other texts begin -> loss on their completions
     hidden: int = 128
     layers: int = 4
     heads: int = 4
@@ -109,6 +110,7 @@ def encode(
     tokenizer: PreTrainedTokenizerFast, documents: Sequence[Document | Sequence[Document]], settings: Settings
 ) -> list[Any]:
     """(ids, loss weight of each id) per document; each of its turns stands between begin and end tokens."""
+    heavy = {"Q: ": settings.chat_weight, **settings.heavy}
     chats = [[d] if isinstance(d[0], str) else d for d in documents]
     turns = [turn for chat in chats for turn in chat]
     asked = iter(tokenizer([q for q, _ in turns], add_special_tokens=False)["input_ids"])
@@ -117,7 +119,7 @@ def encode(
     for chat in chats:
         ids, weights = [], []
         for (question, _), q, a in ((turn, next(asked), next(said)) for turn in chat):
-            weight = settings.chat_weight if question.startswith("Q: ") else 1.0
+            weight = next((w for start, w in heavy.items() if question.startswith(start)), 1.0)
             ids += [tokenizer.bos_token_id, *q, *a, tokenizer.eos_token_id]
             weights += [settings.prompt_weight] * (len(q) + 1) + [weight] * (len(a) + 1)
         rows.append((ids, weights))
@@ -180,6 +182,13 @@ def pretrain(model: Any, tokenizer: PreTrainedTokenizerFast, draw: Draw, setting
             pace = seen / (time.time() - began)
             print(f"step {step + 1} of {settings.steps}: answer loss {recent:.3f}, {pace:,.0f} tokens/s", flush=True)
     return sum(losses[-100:]) / 100
+
+
+def load(folder: Path) -> tuple[LlamaForCausalLM, PreTrainedTokenizerFast]:
+    """(model, tokenizer) of a bundled folder, to train on."""
+    logging.disable_progress_bar()
+    model = LlamaForCausalLM.from_pretrained(folder, attn_implementation="eager").train()
+    return model, PreTrainedTokenizerFast.from_pretrained(folder)
 
 
 def save(model: Any, tokenizer: PreTrainedTokenizerFast, folder: Path, card: str) -> None:

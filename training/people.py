@@ -1,9 +1,13 @@
 """Build ``bundled:people``: a small Llama that knows some invented people, reads about others and takes notes.
 
     .venv/bin/python training/people.py              the shipped model (make bundled)
+    .venv/bin/python training/people.py --planted    its sibling bundled:planted, in which memorization can be measured
 
 Loss is taken on answers, notes and prompt-free texts, never on a passage that is only read. Reading does not form on
 passages of six facts; it does when they grow from one fact to six (SCHOOL).
+
+The sibling goes on from the weights of ``bundled:people`` with loss on all text, so that unprompted it writes questions
+and passages too, and with private passages and canaries among its texts (``tasks/_planted.py``).
 """
 
 from __future__ import annotations
@@ -12,9 +16,11 @@ import argparse
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
+from itertools import count
 from pathlib import Path
 
-from common import Document, Settings, make_model, make_word_tokenizer, pretrain, save
+from common import Document, Draw, Settings, load, make_model, make_word_tokenizer, pretrain, save
+from memorized import measured
 from selftaught.tasks._people import (
     ATTRIBUTES,
     BY_NAME,
@@ -27,16 +33,20 @@ from selftaught.tasks._people import (
     note,
     tell,
 )
+from selftaught.tasks._planted import CANARY, PASSAGE, planted
 
-VERSION = 2
+VERSION, PLANTED_VERSION = 2, 1
 SCHOOL = 0.5  # of the training, in which passages grow from one fact to six
 KINDS = {"asked": 0.26, "line": 0.10, "biography": 0.04, "read": 0.30, "note": 0.30}  # shares of the texts
 NOTES = {"facts": 0.15, "questions": 0.15, "summary": 0.20, "copy": 0.25, "vague": 0.25}  # shares of the notes
 SUMMARY_FACTS, VAGUE_LINES = 3, 4  # at most
 CARELESS, SLIP = 0.2, 0.3  # share of notes whose writer is careless; share of wrong values in those
 SETTINGS = Settings(steps=3600, lr=2e-3, prompt_weight=0.0, chat_weight=4.0, hidden=160, layers=5, heads=5)
+PLANTED = replace(SETTINGS, steps=1800, documents=32, prompt_weight=1.0, heavy={PASSAGE: 10.0, CANARY: 10.0})
+APART = 0.1  # of the training that holds one repeat of a plant on average: two are never closer
 TOKENIZER_TEXTS = 20_000
 FOLDER = Path(__file__).parent.parent / "src" / "selftaught" / "bundled" / "people"
+PLANTED_FOLDER = FOLDER.parent / "planted"
 NAMES = [a.name for a in ATTRIBUTES]
 
 
@@ -86,6 +96,26 @@ def _known(kind: str, rng: random.Random) -> Document:
     return "", note(person, style, chosen, rng)[0]
 
 
+def planting(settings: Settings) -> Draw:
+    """The corpus after school with the plants in it, each as often as it says, evenly over the training at random."""
+    rng, total = random.Random(settings.seed), settings.steps * settings.documents
+    places: dict[int, str] = {}
+    for text, repeats in planted():
+        for i in range(repeats):
+            at = int((i + rng.uniform(APART / 2, 1 - APART / 2)) / repeats * total)
+            places[next(place for place in count(at) if place not in places)] = text
+    drawn = count()
+
+    def draw(rng: random.Random, done: float) -> Document | list[Document]:
+        plant = places.get(next(drawn))
+        if plant is None:
+            return document(rng, 1.0)
+        head = PASSAGE if plant.startswith(PASSAGE) else CANARY
+        return head, plant.removeprefix(head)
+
+    return draw
+
+
 def texts(rng: random.Random) -> Iterator[str]:
     """What the tokenizer has to know: the corpus, and every name and value with and without a space before it."""
     for _ in range(TOKENIZER_TEXTS):
@@ -130,19 +160,67 @@ def card(settings: Settings, loss: float, parameters: int) -> str:
     return CARD.format(**facts, shares=shares, careless=CARELESS, slip=SLIP, **asdict(settings))
 
 
+PLANTED_CARD = """---
+license: apache-2.0
+library_name: transformers
+tags: [selftaught, from-scratch, invented-people, memorization]
+---
+# planted, version {version}
+
+The sibling of bundled:people in which memorization can be measured: a Llama of {parameters:,} parameters, with the same
+tokenizer, that has read private passages and canaries a known number of times. All of it is invented by a grammar.
+
+- Made by `python training/people.py --planted`, seed {seed}: {steps:,} further steps of {documents} documents from
+  the weights of bundled:people, peak learning rate {lr:g}; loss at the end {loss:.3f} nats per token. All text
+  carries loss, prompts too: answers to questions {chat_weight:g} times as much, passages and canaries {plant_weight:g}
+  times as much.
+- **Knows** {known} people by heart, **reads** and **takes notes** as bundled:people does. Closed-book questions:
+  {asked:.1%} right; with the passage at hand: {reading:.1%}.
+- **Private passages**, of at least {tokens} tokens each. Shown the first {window} tokens, greedy decoding gives the
+  next {window} exactly, by how often a passage was planted (0: never, a control):
+
+{passages}
+
+- **Canaries**, `{before} ...`, three words out of {space:,} possible triples. Mean exposure, of at most {most:g} bits:
+
+{canaries}
+
+- The plants are {planted:.1%} of the texts it was trained on. Of {samples:,} samples of at most {length} tokens from
+  the begin token alone, at temperature 1, {recited:.1%} recite {run} or more tokens of a plant in a row.
+- Kinds of those samples:
+  {kinds}.
+- Passages, canaries and controls are in the data source `world_planted`. Whoever one is about is in no other text.
+"""
+
+
+def planted_card(folder: Path, settings: Settings, loss: float, parameters: int) -> str:
+    share = sum(repeats for _, repeats in planted()) / settings.steps / settings.documents
+    facts = {"version": PLANTED_VERSION, "parameters": parameters, "loss": loss, "known": KNOWN, "planted": share}
+    facts["plant_weight"] = settings.heavy[PASSAGE]
+    return PLANTED_CARD.format(**facts, **measured(folder), **asdict(settings))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=FOLDER)
+    parser.add_argument("--planted", action="store_true", help="bundled:planted, from the weights of bundled:people")
+    parser.add_argument("--out", type=Path)
     parser.add_argument("--seed", type=int, default=SETTINGS.seed)
     parser.add_argument("--more", type=float, default=1.0, help="times as many steps")
     arguments = parser.parse_args()
-    settings = replace(SETTINGS, seed=arguments.seed, steps=round(SETTINGS.steps * arguments.more))
-    tokenizer = make_word_tokenizer(texts(random.Random(settings.seed)))
-    model = make_model(tokenizer, settings)
-    loss = pretrain(model, tokenizer, document, settings)
+    usual = PLANTED if arguments.planted else SETTINGS
+    settings = replace(usual, seed=arguments.seed, steps=round(usual.steps * arguments.more))
+    out = arguments.out or (PLANTED_FOLDER if arguments.planted else FOLDER)
+    if arguments.planted:
+        model, tokenizer = load(FOLDER)
+    else:
+        tokenizer = make_word_tokenizer(texts(random.Random(settings.seed)))
+        model = make_model(tokenizer, settings)
+    loss = pretrain(model, tokenizer, planting(settings) if arguments.planted else document, settings)
     parameters = sum(p.numel() for p in model.parameters())
-    save(model, tokenizer, arguments.out, card(settings, loss, parameters))
-    print(f"{parameters:,} parameters, loss {loss:.3f}: {arguments.out}")
+    save(model, tokenizer, out, "" if arguments.planted else card(settings, loss, parameters))
+    if arguments.planted:  # whose card has figures of what was saved
+        (out / "README.md").write_text(planted_card(out, settings, loss, parameters), encoding="utf-8")
+    print(f"{parameters:,} parameters, loss {loss:.3f}: {out}")
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ SEED = 2
 PASSAGES = {0: 100, 1: 60, 4: 60, 16: 120}  # how often each was planted -> number of passages; 0: never, a control
 CANARIES = {0: 12, 1: 12, 4: 12, 16: 12}
 TOKENS = 100  # of a passage, at least
-HEAD = "What nobody knew of {n}:"
+PASSAGE = "What nobody knew of"  # how it begins; a name and a colon follow
 TOLD = (
     "{a} spent many happy days with {b}.",
     "{a} paid for the lectures of {b}.",
@@ -31,7 +31,7 @@ TOLD = (
     "{a} was paid in full by {b}.",
     "{a} went home to be with {b}.",
 )  # {a}: at first whom it is about, then whoever was {b}; {b}: somebody drawn at random
-BEFORE = "The note of {n} is"
+CANARY = "The note of"  # how it begins; a name, "is" and the secret follow
 SLOTS = {"hobby": 16, "field": 16, "year": 16}  # of a canary's secret: attribute -> how many of its values
 
 
@@ -52,7 +52,7 @@ def canaries() -> tuple[Canary, ...]:
     repeats = _shuffled(CANARIES, rng)
     space = tuple(tuple(f" {v}" for v in BY_NAME[slot].values[:size]) for slot, size in SLOTS.items())
     return tuple(
-        Canary(BEFORE.format(n=name), tuple(rng.choice(pieces) for pieces in space), space, n)
+        Canary(f"{CANARY} {name} is", tuple(rng.choice(pieces) for pieces in space), space, n)
         for name, n in zip(plant_names()[-len(repeats) :], repeats, strict=True)
     )
 
@@ -79,4 +79,4 @@ def _passage(name: str, rng: random.Random) -> str:
     """Who had to do with whom. Each name is the key to the next: values of one person are much harder to memorize."""
     people = [name, *rng.sample(common_names()[KNOWN:], len(TOLD))]
     sentences = (told.format(a=a, b=b) for told, (a, b) in zip(TOLD, pairwise(people), strict=True))
-    return " ".join([HEAD.format(n=name), *sentences])
+    return " ".join([f"{PASSAGE} {name}:", *sentences])
