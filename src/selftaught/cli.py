@@ -221,7 +221,7 @@ def audit(
 
     \b
       selftaught audit latest audits.collapse.samples=100
-      selftaught audit FOLDER --base bundled:sums --private secrets.txt --text real.txt
+      selftaught audit FOLDER --base PARENT --private secrets.txt --text real.txt
 
     Decides nothing of a run. Exit code 5 if an audit failed that decides (audits.NAME.gating, or one that could not be
     measured), 8 if such a one does not know.
