@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
+import small
 from reports import pair, report
 from selftaught import gate, paired, power
 from selftaught.config import GateConfig, PrimaryConfig
+from selftaught.errors import RecipeError
 from selftaught.types import Decision, Report
 
 
@@ -196,3 +198,8 @@ def test_margins_that_make_no_sense_are_refused() -> None:
         with pytest.raises(ValidationError, match=said):
             PrimaryConfig.model_validate(given)
     assert PrimaryConfig(margin=3.0, metric="loglik").margin == 3.0
+
+
+def test_a_change_that_nothing_would_measure_is_refused() -> None:
+    with pytest.raises(RecipeError, match="text_items is 0"):
+        small.recipe("train.min_change=0.1", "gate.text_items=0")

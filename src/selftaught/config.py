@@ -268,6 +268,12 @@ class Recipe(Section):
     engine: Member = Member(name=ENGINE)
     budget: BudgetConfig = BudgetConfig()
 
+    @model_validator(mode="after")
+    def _change_is_seen(self) -> Recipe:
+        if self.train.min_change and not self.gate.text_items:
+            raise ValueError("train.min_change is measured on the texts of the text guards, and gate.text_items is 0")
+        return self
+
     @property
     def digest(self) -> str:
         """Names what runs. Values left at their defaults do not count, so a new option does not rename old recipes."""

@@ -151,7 +151,8 @@ class RunRecord:
         """
         of = of or self.final
         if of is None or not of.evaluations:  # it is not judged yet, or was in the days of one round
-            return {(e["facts"]["role"], e["facts"]["suite"]): e for e in self.units("evaluation")}
+            units_of = self.units("evaluation", of if len(self.rounds) > 1 else None)
+            return {(e["facts"]["role"], e["facts"]["suite"]): e for e in units_of}
         units = {e["unit"]: e for e in self.units("evaluation")}
         roles = ("parent", "candidate")
         return {(role, suite): units[u] for suite, pair in of.evaluations.items()
