@@ -17,7 +17,7 @@ from selftaught.tasks._people import FAMILY, GIVEN, KNOWN, common_names, known_p
 from selftaught.tasks._planted import CANARIES, PASSAGES, TOKENS, canaries, plant_names, planted, private
 from selftaught.tasks.base import TaskSet, sizes
 from selftaught.tasks.world_planted import WorldPlanted
-from selftaught.types import digest
+from selftaught.types import Task, digest
 
 PLANTS = [*private(), *canaries()]
 WINDOW = 50  # tokens that are shown, and as many that have to follow
@@ -90,11 +90,16 @@ def test_a_secret_is_one_of_many_and_each_piece_one_token(tokenizer) -> None:
 # ---------------------------------------------------------------- questions
 
 
+def about(task: Task) -> str:
+    """Whom a question is about, by its source: "world_planted:NAME: ATTRIBUTE"."""
+    return task.source.split(":")[1]
+
+
 def test_suites_are_split_by_person_and_as_large_as_declared() -> None:
     tasks = world()
     assert sizes(tasks) == {"train": 0, "dev": 600, "vault": 900, "guard known": 300, "guard reading": 100}
     suites = (tasks.dev, tasks.vault, tasks.guards["known"], tasks.guards["reading"])
-    people = [{t.group for t in suite} for suite in suites]
+    people = [{about(t) for t in suite} for suite in suites]
     assert [len(p) for p in people] == [100, 150, 50, 100]
     assert not any(one & other for one, other in combinations(people, 2))
     assert set().union(*people[:3]) == {p.name for p in known_people()}
@@ -104,8 +109,8 @@ def test_closed_book_questions_ask_what_the_model_was_told() -> None:
     tasks = world(dev=100, vault=100, known=100)
     asked = [*tasks.dev, *tasks.vault, *tasks.guards["known"]]
     facts = {(p.name, value) for p in known_people() for value in p.facts.values()}
-    assert {(t.group, t.answer) for t in asked} == facts and len({t.question for t in asked}) == 1800
-    assert all(str(t.group) in t.question and "\n" not in t.question for t in asked)
+    assert {(about(t), t.answer) for t in asked} == facts and len({t.question for t in asked}) == 1800
+    assert all(about(t) in t.question and "\n" not in t.question and t.group is None for t in asked)
     assert all(tasks.check(t, f" {t.answer}.")[1] and not tasks.check(t, "nobody")[1] for t in asked)
 
 

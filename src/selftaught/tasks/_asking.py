@@ -35,7 +35,7 @@ class Asking:
         text = tell(person, rng.sample([a.name for a in ATTRIBUTES], len(ATTRIBUTES)), rng)
         return Document(content_id("document", text), text, person.name, split, oracle(person))
 
-    def questions(self, person: Person, group: str, split: str) -> Iterator[Task]:
+    def questions(self, person: Person, group: str | None, split: str) -> Iterator[Task]:
         """One question per attribute, in a wording drawn for this person."""
         rng = self.rng("questions", person.name)
         for a in ATTRIBUTES:
@@ -49,6 +49,6 @@ class Asking:
         question = f"{document.text}\n{asked.question}"
         return self.task(question, asked.answer, "guard", document.id, f"{person.name}: reading")
 
-    def task(self, question: str, answer: str, split: str, group: str, source: str) -> Task:
+    def task(self, question: str, answer: str, split: str, group: str | None, source: str) -> Task:
         prompt = ({"role": "user", "content": question},)
         return Task(prompt, answer, "exact", split, group=group, source=f"{self.source}:{source}")

@@ -35,7 +35,8 @@ class _Options(Section):
 class WorldPlanted:
     """The source ``world_planted``: six closed-book questions about each person of dev, the vault and "known".
 
-    The guard suite "reading" asks about people whom the model does not know, with the passage at hand.
+    Suites share no person, but every question counts by itself: what a model forgets of somebody's six facts hangs
+    together hardly at all (docs/LOG.md). The guard suite "reading" asks about people whom the model does not know, with the passage at hand.
     """
 
     Options = _Options
@@ -50,7 +51,7 @@ class WorldPlanted:
         left = iter(people)
 
         def closed_book(split: str, count: int) -> tuple[Task, ...]:
-            return tuple(task for p in islice(left, count) for task in asking.questions(p, p.name, split))
+            return tuple(task for p in islice(left, count) for task in asking.questions(p, None, split))
 
         vault, dev, known = closed_book("vault", o.vault), closed_book("dev", o.dev), closed_book("guard", o.known)
         strangers = asking.strangers({"reading": o.reading}, but=plant_names())["reading"]
