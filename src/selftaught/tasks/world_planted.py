@@ -36,7 +36,8 @@ class WorldPlanted:
     """The source ``world_planted``: six closed-book questions about each person of dev, the vault and "known".
 
     Suites share no person, but every question counts by itself: what a model forgets of somebody's six facts hangs
-    together hardly at all (docs/LOG.md). The guard suite "reading" asks about people whom the model does not know, with the passage at hand.
+    together hardly at all (docs/LOG.md). The guard suite "reading" asks about people whom the model does not know, with
+    the passage at hand.
     """
 
     Options = _Options
