@@ -31,7 +31,7 @@ method: {name: self_consistency, samples: 8, temperature: 0.8, max_tokens: 96, m
 tasks: {name: world_sums, train: 40, dev: 120, vault: 120, guard: 100}
 train: {epochs: 1, replay: 0.25, replay_samples: 20}
 gate: {text_items: 0}
-audits: {collapse: {samples: 10, max_tokens: 8, tokens: 100}}
+audits: {collapse: {samples: 13, max_tokens: 8, tokens: 100}}
 engine: {name: scripted}
 """
 NOT_THE_RUN = ("journal.jsonl", "lock", "number")  # when, by whom, after which: the rest is the same in every such run

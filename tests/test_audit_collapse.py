@@ -7,7 +7,7 @@ import math
 import pytest
 
 from labs import BASE, FIRST, SECOND, FakeLab
-from selftaught.audits.base import Ids
+from selftaught.audits.base import Ids, series
 from selftaught.audits.collapse import COUNTED, RARE, TEXT, Collapse, CollapseOptions
 from selftaught.types import Checkpoint, Report
 
@@ -48,7 +48,7 @@ def test_a_base_against_itself_is_quiet() -> None:
     [base] = measured(lab(), BASE)
     opinion = AUDIT.judge(base, [base], base)
     assert (opinion.outcome, opinion.subjects) == ("passed", ())
-    assert opinion.reason == "3 signals are quiet (3 of 4 signals: there is no real text)"
+    assert opinion.reason == "4 signals are quiet (4 of 5 signals: there is no real text)"
     assert opinion.more["KS distance of lengths"].value == 0.0 and opinion.more["KS distance of lengths"].n == 40
 
 
@@ -68,7 +68,7 @@ def test_the_alarm_wants_two_rounds_in_a_row() -> None:
     )
     assert "entropy went down to 5.844 and 5.844" in twice.reason
     [well] = measured(lab(second=1), SECOND)
-    assert AUDIT.judge(base, [first], well).reason.startswith("3 signals are quiet")
+    assert AUDIT.judge(base, [first], well).reason.startswith("4 signals are quiet")
     assert AUDIT.judge(base, [first, well], first).outcome == "passed", "they are not in a row"
 
 
@@ -102,7 +102,7 @@ def test_rare_tokens_of_real_text_have_a_limit_of_their_own() -> None:
     assert opinion.outcome == "failed" and opinion.reason.startswith(f"alarm: {RARE} went up to 2.31 and 2.31")
     quiet = AUDIT.judge(base, [second], second)
     assert quiet.outcome == "passed", "0.29 nats do not count"
-    assert quiet.reason == "1 signals are quiet (1 of 4 signals: nothing can be sampled unprompted)"
+    assert quiet.reason == "1 signals are quiet (1 of 5 signals: nothing can be sampled unprompted)"
 
 
 def test_with_nothing_to_look_at_it_knows_nothing() -> None:
@@ -116,26 +116,36 @@ def test_with_nothing_to_look_at_it_knows_nothing() -> None:
 # ---------------------------------------------------------------- unequal amounts
 
 
-def test_counts_in_unequal_amounts_of_text_are_not_compared() -> None:
-    """A model that writes shorter texts has fewer different n-grams without having lost any."""
+def test_of_short_texts_more_are_sampled_until_there_is_enough() -> None:
+    """A model that writes shorter texts has fewer different n-grams in as many texts, without having lost any."""
     some = FakeLab(writes=lambda model, draw: copies(0, 10 if model == "base" else 8))
     base, first = measured(some, BASE, FIRST)
-    assert first.metrics["different 2-grams"].value == 70.0 and base.metrics["different 2-grams"].value == 90.0
+    assert first.metrics[COUNTED].value == base.metrics[COUNTED].value == 100.0
+    assert first.metrics[COUNTED].n == 4 and first.metrics["tokens in a text"].value == 8.0
+    assert len(series(first, "length")) == 40, "lengths are those of the first texts alone"
+
+
+def test_counts_in_unequal_amounts_of_text_are_not_compared() -> None:
+    some = FakeLab(writes=lambda model, draw: copies(0)[: 10 if model == "base" else 1])
+    base, first = measured(some, BASE, FIRST)
+    assert first.metrics[COUNTED].value == 80.0, "one text, eight times"
     opinion = AUDIT.judge(base, [first], first)
-    assert opinion.outcome == "inconclusive"
-    assert "samples of unprompted text hold 80 to 100 tokens, which cannot be compared" in opinion.reason
+    why = "samples of unprompted text hold 80 to 100 tokens, which cannot be compared"
+    assert (opinion.outcome, opinion.reason) == ("passed", f"1 signals are quiet (1 of 5 signals: {why})")
     again = AUDIT.judge(base, [first], base)
-    assert again.reason.startswith("3 signals are quiet"), "and such a round does not count for the alarm"
+    assert again.reason.startswith("4 signals are quiet"), "and such a round does not count for the alarm"
 
 
-@pytest.mark.parametrize(("empty", "tokens"), [((), 0), ((257,), 10)])
+@pytest.mark.parametrize(("empty", "tokens"), [((), 0), ((257,), 80)])
 def test_a_model_whose_texts_are_all_empty_is_measured(empty: Ids, tokens: int) -> None:
     some = FakeLab(writes=lambda model, draw: copies(0) if model == "base" else [empty] * 10)
     base, first = measured(some, BASE, FIRST)
     assert first.metrics["empty texts"].value == 1.0
     assert (first.metrics[COUNTED].value, first.metrics["different 2-grams"].value) == (tokens, 0.0)
     opinion = AUDIT.judge(base, [first], first)
-    assert opinion.outcome == "inconclusive" and f"hold {tokens} to 100 tokens" in opinion.reason
+    assert opinion.outcome == "failed", "a model that falls silent has collapsed, whatever can be counted"
+    assert opinion.reason.startswith("alarm: tokens in a text went down to ")
+    assert AUDIT.judge(base, [], first).outcome == "passed", "in two rounds"
 
 
 def test_a_base_that_writes_nothing_is_no_reference() -> None:

@@ -165,7 +165,7 @@ class Dies(small.Counting):
     at = 0
 
     def generate(self, requests: Sequence[Request], **how: Any) -> Iterator[tuple[int, list[Completion]]]:
-        self.at -= all(len(r.prompt_ids) == 1 and len(r.seeds) == 10 for r in requests)
+        self.at -= all(len(r.prompt_ids) == 1 and len(r.seeds) == 13 for r in requests)
         if self.at == 0:
             self.at = -1
             raise KeyboardInterrupt

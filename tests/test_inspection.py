@@ -138,7 +138,7 @@ def test_a_model_by_itself_has_values_and_nothing_to_compare_them_with(home: Pat
 def test_beside_another_it_has_opinions_as_in_a_round(home: Path) -> None:
     found = selftaught.audit("scripted:0.9", *MODEL, base="scripted:0.6", text=home / "real.txt")
     said = by_name(found)["collapse"]
-    assert said.outcome == "passed" and said.reason == "4 signals are quiet"
+    assert said.outcome == "passed" and said.reason == "5 signals are quiet"
     assert said.before.keys() <= said.after.keys() and said.before["different 2-grams"].n == 4
     assert by_name(found)["memorization"].reason == "no private text is named (private)"
 

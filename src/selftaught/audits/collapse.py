@@ -20,6 +20,8 @@ from selftaught.types import Checkpoint, Metric, Report, Rollout, Sampling
 
 RARE, TEXT = "loss on rare tokens of real text", "loss on real text"
 COUNTED = "tokens of text"
+LENGTH = "tokens in a text"
+WAVES, APART = 8, 100  # samplings at most until there is enough text; what parts their seeds
 T_975 = {3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}  # Student's, by degrees of freedom
 
 
@@ -32,6 +34,7 @@ class CollapseOptions(AuditOptions):
     rare_effect: float = Field(default=0.3, gt=0)  # nats per rare token that count
     ngrams_effect: float = Field(default=0.1, gt=0, lt=1)  # share of different 2- and 3-grams that counts
     entropy_effect: float = Field(default=0.05, gt=0, lt=1)  # the same of the entropy
+    length_effect: float = Field(default=0.5, gt=0, lt=1)  # and of the tokens in a text
 
 
 class Collapse:
@@ -67,10 +70,16 @@ class Collapse:
     def _draw(self, lab: Lab, checkpoint: Checkpoint, draw: int) -> tuple[dict[str, float], list[int]]:
         """(what one sampling of unprompted text shows, lengths of its texts)."""
         o = self.options
-        rows: list[Rollout] = lab.sample(checkpoint, Sampling(o.samples, 1.0, max_tokens=o.max_tokens), draw)
+        sampling = Sampling(o.samples, 1.0, max_tokens=o.max_tokens)
+        rows: list[Rollout] = lab.sample(checkpoint, sampling, draw)
         texts: list[Ids] = [r.completion_ids for r in rows]
-        have = min(o.tokens, sum(map(len, texts)))
-        same = diversity.cut(texts, have)
+        every = [*texts]
+        for wave in range(1, WAVES):  # of short texts more are needed
+            if sum(map(len, every)) >= o.tokens:
+                break
+            every += [r.completion_ids for r in lab.sample(checkpoint, sampling, draw + wave * APART)]
+        have = min(o.tokens, sum(map(len, every)))
+        same = diversity.cut(every, have)
         shown = {
             "different 2-grams": float(diversity.unique_ngrams(same, 2)),
             "different 3-grams": float(diversity.unique_ngrams(same, 3)),
@@ -80,7 +89,7 @@ class Collapse:
             "Vendi score": diversity.vendi(texts),
             "texts with a template": diversity.self_repetition(texts),
             "empty texts": fmean(not r.text.strip() for r in rows),
-            "tokens in a text": fmean(map(len, texts)),
+            LENGTH: fmean(map(len, texts)),
             COUNTED: float(have),
         }
         return shown, [len(t) for t in texts]
@@ -92,19 +101,19 @@ class Collapse:
             Signal("different 2-grams", "down", o.ngrams_effect),
             Signal("different 3-grams", "down", o.ngrams_effect),
             Signal("entropy", "down", o.entropy_effect),
+            Signal(LENGTH, "down", o.length_effect),
         ]
         amounts = {*series(base, COUNTED), *series(now, COUNTED)}  # numbers grow with the text that they are counted in
         missing = self._missing(amounts)
+        told = (RARE, LENGTH)  # which do not depend on how much text there is
         known = {s.name: s for s in signals if s.name in base.metrics and s.name in now.metrics
-                 and (s.name == RARE or not missing)}  # fmt: skip
+                 and (s.name in told or not missing) and (s.name != LENGTH or base.metrics[LENGTH].value)}  # fmt: skip
         if not known:
             return Opinion("inconclusive", f"there is no real text, and {missing}")
         # The loss on given texts has no noise of sampling, so there the declared effect alone decides.
         reference = {n: [base.metrics[n].value] * 4 if n == RARE else series(base, n) for n in known}
-        rounds = [
-            {n: r.metrics[n].value for n in known if n in r.metrics and (n == RARE or {*series(r, COUNTED)} <= amounts)}
-            for r in (*past, now)
-        ]
+        rounds = [self._values(r, [n for n in known if n in told or {*series(r, COUNTED)} <= amounts])
+                  for r in (*past, now)]  # fmt: skip
         raised = alarm(list(known.values()), reference, rounds)
         more = {}
         if lengths := series(now, "length"):
@@ -120,6 +129,9 @@ class Collapse:
         why = missing or ("" if RARE in known else "there is no real text")
         left = f" ({len(known)} of {len(signals)} signals: {why})" if why else ""
         return Opinion("passed", (said if once else f"{len(known)} signals are quiet") + left, (), more)
+
+    def _values(self, report: Report, names: Sequence[str]) -> dict[str, float]:
+        return {n: report.metrics[n].value for n in names if n in report.metrics}
 
     def _missing(self, amounts: set[float]) -> str:
         """Why what was written unprompted cannot be compared, or ""."""
