@@ -89,4 +89,6 @@ class Calibration:
         if after.high <= limit:
             return Opinion("passed", said)
         said += f"; at most {limit:.3f} was declared"
+        if sure <= 0:  # what a worked answer's other workings explain as well
+            return Opinion("inconclusive", f"{said}, and a result may be reached in more ways than the one given")
         return Opinion("failed", said) if after.low > limit else Opinion("inconclusive", said)
