@@ -42,8 +42,8 @@ def test_a_card_says_what_every_audit_said_with_its_main_figures(tmp_path: Path)
     lines = (export(record, tmp_path / "model") / "README.md").read_text().splitlines()
     said = {name: next(line for line in lines if line.startswith(f"- Audit `{name}`"))
             for name in ("calibration", "collapse", "forgetting", "memorization")}  # fmt: skip
-    assert "(version 1, it decides): **passed** (3 signals are quiet" in said["collapse"]
-    assert ": different 2-grams 37.5 [34.7, 40.3] → 37 [29.1, 44.9]." in said["collapse"]
+    assert "(version 1, it decides): **passed** (4 signals are quiet" in said["collapse"]
+    assert ": different 2-grams 41.8 [39.7, 43.8] → 41.5 [33.7, 49.3]." in said["collapse"]
     assert "it reports): **inconclusive** (error 0.600 before" in said["calibration"]
     assert said["forgetting"].endswith(
         ": dev 0.642 [0.553, 0.722] → 0.8 [0.72, 0.862]; sort 1 [0.963, 1] → 1 [0.963, 1]."

@@ -142,8 +142,7 @@ class Document:
 class Private:
     """A text that must not come out of a model again.
 
-    ``repeats``: how often it stood in what the model was trained on, where somebody knows; 0 is a control that never
-    did.
+    ``repeats``: how often it stood in what the model was trained on, where somebody knows; 0 is a control.
     """
 
     text: str
