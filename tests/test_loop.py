@@ -400,9 +400,12 @@ for number in range(30):
 """
 
 
+ONE_AUDIT = ("audits.calibration.skip=one is enough", "audits.forgetting.skip=one is enough")  # to be killed in
+
+
 def test_killed_anywhere_and_run_again_it_is_the_same_bit_for_bit(tmp_path: Path) -> None:
     """Scorecard row 1: at every durable act, and at thirty random moments."""
-    recipe = small.prepared(tmp_path / "base", "tasks.train=20") / "recipe.yaml"
+    recipe = small.prepared(tmp_path / "base", "tasks.train=20", *ONE_AUDIT) / "recipe.yaml"
     found = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", KILLER, str(tmp_path / "runs"), str(recipe)],
         env={**os.environ, "OPENBLAS_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)},
@@ -461,7 +464,7 @@ for act in range(1, seen + 1, 2):
 
 def test_a_full_disk_at_any_write_pauses_the_run_and_loses_nothing(tmp_path: Path) -> None:
     """Scorecard row 5."""
-    recipe = small.prepared(tmp_path / "base", "tasks.train=20") / "recipe.yaml"
+    recipe = small.prepared(tmp_path / "base", "tasks.train=20", *ONE_AUDIT) / "recipe.yaml"
     found = subprocess.run([sys.executable, "-W", "ignore", "-c", FILLER, str(tmp_path / "runs"), str(recipe)],
                            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
                            capture_output=True, text=True, timeout=300, check=False)  # fmt: skip
