@@ -84,6 +84,14 @@ def samples(recipe: Recipe) -> float:
     return taken * (1 + 1 / recipe.rounds)
 
 
+def broken(error: Exception) -> Opinion:
+    """What an audit says that broke with ``error``; a fault of the machine is raised again."""
+    if isinstance(error, NOT_ITS_OWN) or disk_is_full(error):
+        raise error
+    why = error.message if isinstance(error, SelftaughtError) else f"{type(error).__name__}: {error}"
+    return Opinion("failed", f"{BROKE}: {why}")
+
+
 class Workshop:
     """``Lab`` over an engine. Nothing is remembered here: reports are, in the record."""
 
@@ -144,8 +152,15 @@ class Auditor:
         self.recipe, self.store, self.place, self.lab, self.view = recipe, store, place, lab, view
 
     def run(self, base: Checkpoint, candidate: Checkpoint) -> list[Audited]:
-        """Every audit's opinion of the candidate, each a unit of the record. Raises Stopped."""
-        return [self._one(audit, base, candidate) for audit in make_audits(self.recipe)]
+        """Every audit's opinion of the candidate, each a unit of the record.
+
+        Raises Stopped, and DataError where private texts cannot be read and no audit failed for it: nothing is decided
+        about texts that nobody looked at.
+        """
+        said = [self._one(audit, base, candidate) for audit in make_audits(self.recipe)]
+        if not any(a.reason.startswith(BROKE) for a in said):
+            _ = self.lab.private
+        return said
 
     def _one(self, audit: Audit, base: Checkpoint, candidate: Checkpoint) -> Audited:
         """What is on record stands, though it could be measured by now."""
@@ -162,13 +177,8 @@ class Auditor:
             before = self._measured(audit, base, base=True)
             now = self._measured(audit, candidate, base=False)
             return self._said(audit, candidate, before, now, audit.judge(before, self._past(audit), now))
-        except NOT_ITS_OWN:
-            raise
         except Exception as error:
-            if disk_is_full(error):
-                raise
-            why = error.message if isinstance(error, SelftaughtError) else f"{type(error).__name__}: {error}"
-            return self._said(audit, candidate, None, None, Opinion("failed", f"{BROKE}: {why}"))
+            return self._said(audit, candidate, None, None, broken(error))
 
     def _key(self, audit: Audit, checkpoint: Checkpoint) -> str:
         options = audit.options.model_dump(mode="json")

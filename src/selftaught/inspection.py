@@ -14,15 +14,15 @@ from pathlib import Path
 from typing import Any
 
 from selftaught import ledger, load, loop, questions
-from selftaught.auditing import BROKE, Workshop, make_audits, read_audited
+from selftaught.auditing import Workshop, broken, make_audits, read_audited
 from selftaught.audits.base import Answered, Audit, Opinion
 from selftaught.bench import heldout_documents
 from selftaught.config import Recipe, parse_recipe, to_yaml
 from selftaught.engines.base import Engine, StopToken, Tokens, never
-from selftaught.errors import DataError, IntegrityError, ModelError, RunError, SelftaughtError, Stopped
+from selftaught.errors import DataError, IntegrityError, ModelError, RunError
 from selftaught.evaluate import HOLDOUTS
 from selftaught.exam import EVALS
-from selftaught.judge import SENTINELS
+from selftaught.judge import sentinels
 from selftaught.parts import part
 from selftaught.private import Sources
 from selftaught.report import FORMS
@@ -180,7 +180,7 @@ def _labs(
     def lab(done: Round | None) -> Workshop:
         learned = _learned(record, done)
         rounds = _accepted(record, done) + ([done] if done else [])
-        taught = {ledger.place_of(r.index): _some(_learned(record, r)) for r in rounds}
+        taught = {ledger.place_of(r.index): sentinels(_learned(record, r)) for r in rounds}
         written = [e.completion_ids for e in learned if e.source != "real"]
         votes = ballots(_groups(record, done, whole), whole)
         return Workshop(
@@ -207,11 +207,6 @@ def _learned(record: ledger.RunRecord, done: Round | None) -> list[Example]:
     units = [*record.units("examples", done), *record.units("reviewed", done)]
     path = part(record, units[-1], "kept.parquet") if units else None
     return read_rows(path, Example) if path else []
-
-
-def _some(taught: Sequence[Example]) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
-    own = sorted((e for e in taught if e.own), key=lambda e: e.id)[:SENTINELS]
-    return [(e.prompt_ids, e.completion_ids) for e in own]
 
 
 def _suites(record: ledger.RunRecord) -> dict[str, list[Task]]:
@@ -344,11 +339,8 @@ def _one(audit: Audit, base: Subject | None, earlier: Sequence[Subject], now: Su
         else:
             past = [audit.measure(s.lab, s.checkpoint, base=False) for s in earlier]
             opinion = audit.judge(before, past, after)
-    except Stopped:
-        raise
-    except (SelftaughtError, ValueError, ArithmeticError, OSError) as error:
-        why = error.message if isinstance(error, SelftaughtError) else f"{type(error).__name__}: {error}"
-        return as_said(audit, now.checkpoint.digest, Opinion("failed", f"{BROKE}: {why}"), None, None)
+    except Exception as error:
+        return as_said(audit, now.checkpoint.digest, broken(error), None, None)
     return as_said(audit, now.checkpoint.digest, opinion, before, after)
 
 

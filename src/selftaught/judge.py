@@ -139,7 +139,7 @@ class Judge:
             canaries=() if isinstance(s.private, DataError) else s.private.canaries,
             texts=[ids for _, ids in self._texts("text")],
             written=[e.completion_ids for e in learned if e.source != "real"],
-            taught=self._past() | {self.place: _some(learned)}, votes=self.votes, answers=answers,
+            taught=self._past() | {self.place: sentinels(learned)}, votes=self.votes, answers=answers,
         )  # fmt: skip
         return Auditor(s.recipe, s.store, self.place, lab, s.view).run(s.base, candidate)
 
@@ -156,7 +156,7 @@ class Judge:
                 place = ledger.place_of(entry["round"]["index"])
                 folder = s.store.folder / place
                 learned = folder / ("reviewed" if (folder / "reviewed").is_dir() else "examples")
-                found[place] = _some(read_rows(learned / "kept.parquet", Example))
+                found[place] = sentinels(read_rows(learned / "kept.parquet", Example))
         return found
 
     # ------------------------------------------------------------ controls
@@ -212,13 +212,9 @@ class Judge:
 
     def _texts(self, name: str) -> texts.Sequences:
         s, config = self.setting, self.setting.recipe.gate
-        if name == "text" and s.real_text:
-            return texts.as_sequences(s.real_text, s.tokens)
         if name == "text":
             held = [t for t in heldout_documents(s.whole) if t.split == "dev"]  # none where documents are learned
-            if held:
-                return texts.as_sequences(held[: config.text_items], s.tokens)
-            return texts.questions_as_sequences(s.tasks.dev[: config.text_items], s.method, s.tokens)
+            return texts.held_out(s.real_text, held, s.tasks.dev, s.method, s.tokens, config.text_items)
         if not texts.can_write_unprompted(s.tokens):
             return []
         count = max(1, round(config.text_items * s.recipe.budget.holdout_share))
@@ -324,7 +320,7 @@ class Judge:
         return {"role": role, "suite": suite, metric: round(main_metric(found.report).value, 6), **counted()}
 
 
-def _some(taught: Sequence[Example]) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
+def sentinels(taught: Sequence[Example]) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
     """SENTINELS of the method's own examples, drawn by their ids; none that was unlearned."""
     own = sorted((e for e in taught if e.own and e.weight > 0), key=lambda e: e.id)[:SENTINELS]
     return [(e.prompt_ids, e.completion_ids) for e in own]

@@ -130,12 +130,10 @@ def prepare(store: Store, recipe: Recipe, engine: Engine, whole: TaskSet, view: 
 
 def sources(recipe: Recipe, whole: TaskSet) -> Sources | DataError:
     """What the tasks bring and what ``private`` names. That it cannot be read is no reason to stop here: then the audit
-    that needs it fails, and nothing is promoted. Raises DataError where the recipe skips that audit."""
+    that needs it fails, and nothing is promoted (where none does, see auditing.py)."""
     try:
         named = read_private(recipe.private) if recipe.private else Sources()
     except DataError as error:
-        if recipe.audits.get("memorization", {}).get("skip"):
-            raise
         return error
     return Sources((*whole.private, *named.texts), (*whole.canaries, *named.canaries))
 

@@ -84,21 +84,24 @@ class Lab(Protocol):
 
 
 class Audit(Protocol):
-    """A member of ``audits/``. ``Options`` extends AuditOptions; it is made with checked options."""
+    """A member names this class as its base; ``Options`` extends AuditOptions, and it is made with checked options."""
 
     Options: Any
     options: Any
     name: str
     version: int  # raise it when the same model would be measured otherwise
 
+    def __init__(self, options: Any) -> None:
+        self.options = options
+
     @property
     def samples(self) -> int:
         """Unprompted texts that it takes to measure one model: what a budget plans with."""
-        ...
+        return 0
 
     def needless(self, lab: Lab) -> str:
         """Why there is nothing to measure in this run, or ""; settled before it, and on record as the reason."""
-        ...
+        return ""
 
     def measure(self, lab: Lab, checkpoint: Checkpoint, *, base: bool) -> Report:
         """``base``: the model that the run began with, which is what all others are measured against."""

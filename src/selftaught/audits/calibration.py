@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pydantic import Field
 
 from selftaught.audits import _calibration as formulas
-from selftaught.audits.base import AuditOptions, Lab, Opinion, found, mean, share, with_series
+from selftaught.audits.base import Audit, AuditOptions, Lab, Opinion, found, mean, share, with_series
 from selftaught.types import Checkpoint, Metric, Report, seed_for
 
 FEWEST = 100  # answers below which nothing is said
@@ -25,20 +25,12 @@ class CalibrationOptions(AuditOptions):
     rise: float = Field(default=0.1, gt=0, lt=1)  # of the error over the base's: more fails
 
 
-class Calibration:
+class Calibration(Audit):
     Options = CalibrationOptions
     name = "calibration"
     version = 1
 
-    def __init__(self, options: CalibrationOptions) -> None:
-        self.options = options
-
-    @property
-    def samples(self) -> int:
-        return 0
-
-    def needless(self, lab: Lab) -> str:
-        return ""
+    options: CalibrationOptions
 
     def measure(self, lab: Lab, checkpoint: Checkpoint, *, base: bool) -> Report:
         said, right, groups = [], [], []

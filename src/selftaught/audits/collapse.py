@@ -15,7 +15,7 @@ from pydantic import Field
 
 from selftaught.audits import _diversity as diversity
 from selftaught.audits._alarm import Signal, alarm
-from selftaught.audits.base import AuditOptions, Ids, Lab, Opinion, found, mean, series, with_series
+from selftaught.audits.base import Audit, AuditOptions, Ids, Lab, Opinion, found, mean, series, with_series
 from selftaught.types import Checkpoint, Metric, Report, Rollout, Sampling
 
 RARE, TEXT = "loss on rare tokens of real text", "loss on real text"
@@ -37,20 +37,16 @@ class CollapseOptions(AuditOptions):
     length_effect: float = Field(default=0.5, gt=0, lt=1)  # and of the tokens in a text
 
 
-class Collapse:
+class Collapse(Audit):
     Options = CollapseOptions
     name = "collapse"
     version = 1
 
-    def __init__(self, options: CollapseOptions) -> None:
-        self.options = options
+    options: CollapseOptions
 
     @property
     def samples(self) -> int:
         return self.options.draws * self.options.samples
-
-    def needless(self, lab: Lab) -> str:
-        return ""
 
     def measure(self, lab: Lab, checkpoint: Checkpoint, *, base: bool) -> Report:
         metrics: dict[str, Metric] = {}

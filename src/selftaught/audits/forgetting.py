@@ -14,7 +14,18 @@ from statistics import fmean
 from pydantic import Field
 
 from selftaught.audits import _forgetting as formulas
-from selftaught.audits.base import AuditOptions, Lab, Opinion, found, mean, series, series_groups, share, with_series
+from selftaught.audits.base import (
+    Audit,
+    AuditOptions,
+    Lab,
+    Opinion,
+    found,
+    mean,
+    series,
+    series_groups,
+    share,
+    with_series,
+)
 from selftaught.paired import Groups, gain, no_loss, sign_flip, units
 from selftaught.power import fewest_units, guard_items
 from selftaught.types import Checkpoint, Metric, Report
@@ -40,20 +51,12 @@ class Loss:
     short: bool
 
 
-class Forgetting:
+class Forgetting(Audit):
     Options = ForgettingOptions
     name = "forgetting"
     version = 1
 
-    def __init__(self, options: ForgettingOptions) -> None:
-        self.options = options
-
-    @property
-    def samples(self) -> int:
-        return 0
-
-    def needless(self, lab: Lab) -> str:
-        return ""
+    options: ForgettingOptions
 
     def measure(self, lab: Lab, checkpoint: Checkpoint, *, base: bool) -> Report:
         metrics: dict[str, Metric] = {}

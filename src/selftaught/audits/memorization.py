@@ -24,6 +24,7 @@ from pydantic import Field
 from selftaught.audits import _leaks as leaks
 from selftaught.audits._spans import longest_shared
 from selftaught.audits.base import (
+    Audit,
     AuditOptions,
     Ids,
     Lab,
@@ -68,13 +69,12 @@ class Window:
     repeats: int | None
 
 
-class Memorization:
+class Memorization(Audit):
     Options = MemorizationOptions
     name = "memorization"
     version = 1
 
-    def __init__(self, options: MemorizationOptions) -> None:
-        self.options = options
+    options: MemorizationOptions
 
     @property
     def samples(self) -> int:
