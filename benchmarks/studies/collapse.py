@@ -100,12 +100,15 @@ def tables(results: Results) -> None:
 
 
 def _course(rows: Sequence[Mapping[str, Any]], name: str, digits: int) -> str:
-    """Means over seeds, of the base and after each round."""
-    columns = [
-        [r["base"][name] for r in rows],
-        *([r["after"][i][name] for r in rows if len(r["after"]) > i] for i in (0, 1)),
-    ]
-    return ", ".join(f"{sum(c) / len(c):.{digits}f}" for c in columns if c)
+    """Means and ranges over seeds, of the base and after each round."""
+    base = [r["base"][name] for r in rows]
+    after = [[r["after"][i][name] for r in rows if len(r["after"]) > i] for i in (0, 1)]
+    return ", ".join(_range(c, digits) for c in (base, *after) if c)
+
+
+def _range(values: Sequence[float], digits: int) -> str:
+    mean, low, high = (f"{v:.{digits}f}" for v in (sum(values) / len(values), min(values), max(values)))
+    return mean if low == high else f"{mean} ({low}-{high})"
 
 
 if __name__ == "__main__":
