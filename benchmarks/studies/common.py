@@ -120,15 +120,16 @@ document = importlib.import_module(sys.argv[1]).document
 rng = random.Random(int(sys.argv[2]))
 for _ in range(int(sys.argv[3])):
     drawn = document(rng, 1.0)
-    for question, answer in [drawn] if isinstance(drawn, tuple) else drawn:
-        print(json.dumps({"text": question + answer}))
+    question, answer = drawn if isinstance(drawn, tuple) else drawn[0]
+    print(json.dumps({"text": question + answer}))
 """
 
 
 def write_texts(path: Path, world: str, seed: int, documents: int) -> Path:
-    """New documents by the grammar of ``training/WORLD.py``, as the base was trained on, a JSON line for each turn.
+    """New documents by the grammar of ``training/WORLD.py``, as the base was trained on, a JSON line for each.
 
-    In a process of its own: training/ has modules of the same names as this folder.
+    Of a chat its first turn: the others ask about a passage that stands there. In a process of its own: training/ has
+    modules of the same names as this folder.
     """
     with path.open("w") as out:
         arguments = [sys.executable, "-c", DOCUMENTS, world, str(seed), str(documents)]
