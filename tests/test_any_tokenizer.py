@@ -54,6 +54,14 @@ def tokens(tokenizer: PreTrainedTokenizerFast, **prompt: Any) -> TextTokens:
     return TextTokens(tokenizer, 128, PromptConfig(**prompt), len(tokenizer))
 
 
+def test_a_text_longer_than_the_context_is_no_news() -> None:
+    """Private texts and documents are cut to windows; the tokenizer's warning would be about nothing."""
+    tokenizer = byte_level(bos_token="<s>")
+    tokenizer.model_max_length = 8
+    assert len(tokens(tokenizer).encode_completion("a long text " * 9)) > 8
+    assert not tokenizer.deprecation_warnings, "it notes there what it has warned of"
+
+
 @pytest.mark.parametrize("architecture", MODELS)
 def test_every_architecture_goes_from_a_folder_to_an_updated_folder(tmp_path: Path, architecture: str) -> None:
     tokenizer = MODELS[architecture]()

@@ -61,6 +61,12 @@ def test_a_true_loss_of_the_margin_passes_no_more_often_than_alpha() -> None:
     assert np.mean([r.passed for r in rules]) <= 0.06
 
 
+@pytest.mark.parametrize(("right", "passes"), [(0, False), (30, False), (31, True)])
+def test_where_no_more_than_the_margin_was_right_no_claim_of_no_loss_passes(right: int, passes: bool) -> None:
+    rule = gate.claim_rule("vault", *pair(0, 0, right, 1000 - right), 0.05, claim().primary)
+    assert rule.passed == passes and ("there was nothing to lose" in rule.detail) != passes
+
+
 def test_with_fewer_right_claimed_a_rise_of_the_margin_is_the_loss() -> None:
     down = claim(direction="down")
     fell, rose = pair(10, 90, 1900, 100), pair(90, 10, 1900, 100)

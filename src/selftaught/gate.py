@@ -106,6 +106,8 @@ def claim_rule(holdout: str, before: Report, after: Report, alpha: float, claim:
         return gain_rule(f"gain on {holdout}", before, after, alpha, claim)
     p, detail = _no_loss(*_towards(claim, before, after), claim.margin)
     detail += f", must be at most {alpha:.3g}"
+    if claim.per_question and claim.direction == "up" and (had := _mean(before) or 0.0) <= claim.margin:
+        p, detail = 1.0, f"{100 * had:.1f} % right before is no more than the margin: there was nothing to lose"
     return Rule(f"no loss on {holdout}", _mean(before), _mean(after), p <= alpha, detail, before.unit)
 
 

@@ -78,7 +78,7 @@ class TextTokens:
         }
 
     def _first_piece(self, text: str) -> str:
-        ids = self.tokenizer.encode(text, add_special_tokens=False)
+        ids = self.tokenizer.encode(text, add_special_tokens=False, verbose=False)
         return str(self.tokenizer.convert_ids_to_tokens(ids[0])) if ids else ""
 
     def render(self, messages: Sequence[Message], form: str) -> str:
@@ -135,7 +135,7 @@ class TextTokens:
         return tuple(start + ids) or self._nothing()
 
     def _ids(self, text: str) -> list[int]:
-        ids: list[int] = self.tokenizer.encode(text, add_special_tokens=False) if text else []
+        ids: list[int] = self.tokenizer.encode(text, add_special_tokens=False, verbose=False) if text else []
         if max(ids, default=0) >= self.width:
             odd = next(i for i in ids if i >= self.width)
             raise ModelError(
