@@ -7,7 +7,7 @@ Each run is the shipped recipe, recipes/prompt_free.yaml, through loop, audits a
 
     own      as it is: the model's own text at temperature 0.7
     real     control=real: new documents by the grammar of training/people.py, without any plant, as many tokens
-    gentle   as own, at a third of the learning rate, where about as much is known afterwards as with real text
+    gentle   as own, at a lower learning rate, so that about as much is known afterwards as with real text
     recited  as own, but text that repeats private passages is learned too (curate.private_span=0)
     hot      as own, at the paper's temperature, 1.25
 
