@@ -2,7 +2,7 @@
 
     make study-collapse                    every seed and arm that is not in results/collapse.json yet, then the tables
 
-Loops of two rounds on bundled:planted, whose gate takes whatever comes (alpha 0.99, no guard), so that the audit of
+Loops of two rounds on bundled:planted, whose gate takes nearly whatever comes (a loss of half, alpha 0.99, no guard), so that the audit of
 collapse alone can stop them; it is a rule of the gate, with its shipped limits:
 
     replace     each round learns 1,500 texts that the last model wrote at temperature 0.5, and nothing else
@@ -39,7 +39,7 @@ method: {name: prompt_free, samples: 1500, tokens: null, temperature: 0.5, max_t
 tasks: {name: world_planted, dev: 20, vault: 20, known: 0, reading: 0}
 curate: {duplicate_jaccard: 1.0, max_repetition: 1.0}
 train: {kind: full, lr: 1.0e-3, epochs: 3, batch_tokens: 4096}
-gate: {alpha: 0.99, looks: 1, guards: [], text_items: 300, primary: {margin: 0.99}}
+gate: {alpha: 0.99, looks: 1, guards: [], text_items: 300, primary: {margin: 0.5}}
 audits: {collapse: {gating: true}, memorization: {skip: another study's question}}
 engine: {name: torch_engine, processes: 1, threads: 1}
 """
