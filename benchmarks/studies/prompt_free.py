@@ -35,7 +35,7 @@ from selftaught.view import Plain
 HERE = Path(__file__).parent
 RECIPE = HERE.parent.parent / "recipes" / "prompt_free.yaml"
 RESULTS = HERE / "results" / "prompt_free.json"
-SEEDS = (11, 12, 13, 14, 15)
+SEEDS = (21, 22, 23, 24, 25)
 TEXTS = 30_000  # documents of the grammar
 ARMS: Mapping[str, Sequence[str]] = {
     "own": [],
