@@ -3,11 +3,13 @@
 PYTHON ?= python3
 # cpu: never a CUDA build. any: whatever your index offers first, which on Linux is the CUDA build.
 TORCH ?= cpu
+# Test processes; files of tests are shared out. 0: one after the other, in one process.
+WORKERS ?= 2
 ARGS ?=
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv demo test test-all bundled bench bench-framework bench-sampling bench-inner bench-squad study-sums study-plateau study-people study-untrue study-contain study-gate study-controls clean
+.PHONY: help venv demo test test-all bundled bench bench-framework bench-sampling bench-inner bench-squad study-sums study-plateau study-people study-untrue study-contain study-prompt-free study-collapse study-gate study-controls clean
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 BIN := .venv/bin
@@ -50,7 +52,7 @@ test: venv ## style, types and every test under a minute
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -m "not slow" $(ARGS)
+	$(BIN)/python -m pytest -m "not slow" -n $(WORKERS) --dist loadfile $(ARGS)
 
 test-all: venv ## every test, the slow ones too
 	$(BIN)/python -m pytest $(ARGS)
