@@ -2,8 +2,8 @@
 
     make study-collapse                    every seed and arm that is not in results/collapse.json yet, then the tables
 
-Loops of two rounds on bundled:planted, whose gate takes nearly whatever comes (a loss of half, alpha 0.99, no guard), so
-that the audit of collapse alone can stop them; it is a rule of the gate, with its shipped limits:
+Loops of two rounds on bundled:planted, whose gate takes nearly whatever comes (a loss of half, alpha 0.99, no guard):
+the audit of collapse alone can stop them; it is a rule of the gate, with its shipped limits:
 
     replace     each round learns 1,500 texts that the last model wrote at temperature 0.5, and nothing else
     accumulate  each round learns the texts of all rounds from the first model on, with half of the examples real text
