@@ -213,7 +213,7 @@ def test_other_documents_are_another_beginning(tmp_path: Path) -> None:
 
 def test_a_server_that_dies_pauses_the_run_and_is_asked_nothing_twice(tmp_path: Path) -> None:
     with serving(*["ok"] * 3, "hang", *["ok"] * 3, then="reset") as server:
-        terms = {"url": server.url, "model": "big", "backoff": 0.01, "deadline": 1, "retries": 1, "give_up": 2,
+        terms = {"url": server.url, "model": "big", "backoff": 0.01, "deadline": 4, "retries": 1, "give_up": 2,
                  "concurrency": 1, "price_completion": 1000}  # fmt: skip
         labeller = [f"roles.labeller.{name}={value}" for name, value in terms.items()]
         loop.prepare(recipe(tmp_path, *labeller, documents=12), tmp_path / "run")
