@@ -3,8 +3,9 @@
 PYTHON ?= python3
 # cpu: never a CUDA build. any: whatever your index offers first, which on Linux is the CUDA build.
 TORCH ?= cpu
-# Test processes; files of tests are shared out. 0: one after the other, in one process.
-WORKERS ?= 2
+# Test processes, to which files of tests are shared out, where there are cores to spare: tests that time things need
+# theirs. 0: one after the other, in one process.
+WORKERS ?= 0
 ARGS ?=
 
 .DEFAULT_GOAL := help
