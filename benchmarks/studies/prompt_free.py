@@ -53,8 +53,9 @@ def run(seeds: Sequence[int], results: Results, folder: Path) -> None:
             rows = results.setdefault(str(seed), {})
             if arm not in rows:
                 print(f"== seed {seed}, {arm}", flush=True)
-                real = write_texts(folder / f"real-{seed}.jsonl", "people", seed, TEXTS)
-                more = [f"train.real={real}"] if arm == "real" else []
+                more = []
+                if arm == "real":
+                    more = [f"train.real={write_texts(folder / f'real-{seed}.jsonl', 'people', seed, TEXTS)}"]
                 rows[arm] = one(seed, [*overrides, *more], folder / f"{arm}-{seed}")
                 print(json.dumps(rows[arm]), flush=True)
                 keep(RESULTS, results)
