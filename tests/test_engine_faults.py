@@ -128,7 +128,9 @@ def steps(words):
 work = {"samples": samples, "scores": scores}.get(what, steps)
 work(5)
 errors, low, high = 0, 20.0, 600.0
-for _ in range(14):  # between what fits at once and what does not fit at all
+for _ in range(42):  # between what fits at once and what does not fit at all
+    if high - low < 0.1:  # what is mapped by now has moved the window: look for it anew
+        low, high = 20.0, 600.0
     megabytes = (low + high) / 2
     for path in out.iterdir():
         path.unlink()
